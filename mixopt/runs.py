@@ -1,0 +1,201 @@
+"""One training of one proxy: its specification before, its record after, and the swarm of them all.
+
+Shapes: R runs, D domains, M metrics.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from mixopt.errors import JobError, SwarmError, did_you_mean
+from mixopt.mixture import FloatArray, Mixture, Segment
+from mixopt.policy import OnlinePolicy, policy_from_json
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """Everything but the mixture and the seed that decides the numbers of a run.
+
+    `sequence` is tokens per row, `batch` rows per step, `warmup` and `cooldown` fractions of training with a rising
+    and a falling learning rate, `checkpoints` how often the held-out loss is measured, `eval_tokens` the held-out
+    tokens read per domain each time. `supply` is the number of unique tokens of each domain that a run may draw
+    (proxies repeat a domain as often as the real run would); `data` is the manifest's fingerprint. `version` changes
+    when the trainer's numbers do.
+    """
+
+    size: str
+    tokens: int
+    sequence: int
+    batch: int
+    learning_rate: float
+    checkpoints: int
+    eval_tokens: int
+    supply: Mapping[str, int]
+    data: str
+    warmup: float = 0.05
+    cooldown: float = 0.5
+    weight_decay: float = 0.1
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What to train. Two specs with the same `id` are the same run, which is never trained twice."""
+
+    feed: OnlinePolicy[Any]
+    proxy: Proxy
+    seed: int
+
+    @cached_property
+    def id(self) -> str:
+        """Hash of the canonical JSON, 20 hexadecimal digits."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, enough to make the spec again."""
+        return {"feed": self.feed.to_json(), "proxy": asdict(self.proxy), "seed": self.seed}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> RunSpec:
+        """The spec that `to_json` described."""
+        return cls(policy_from_json(body["feed"]), Proxy(**body["proxy"]), body["seed"])
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run took: training tokens, FLOPs (training and evaluation), seconds of one worker."""
+
+    tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run gave.
+
+    `metrics` are the final values, keyed "bpb/code" (bits per byte of raw text) and "loss/code" (nats per token);
+    `trajectory` holds (tokens seen, metrics) at each checkpoint; `trace` the segments the run went through; `drawn`
+    and `unique` the realised training tokens by domain. `error` is empty for a good run. A run that `diverged` has
+    reached its end, badly; any other error may be gone the next time it is tried.
+    """
+
+    spec: RunSpec
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    trajectory: tuple[tuple[int, Mapping[str, float]], ...] = ()
+    trace: tuple[Segment, ...] = ()
+    drawn: Mapping[str, int] = field(default_factory=dict)
+    unique: Mapping[str, int] = field(default_factory=dict)
+    cost: Cost = Cost()
+    error: str = ""
+    diverged: bool = False
+    machine: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def mixture(self) -> Mixture:
+        """The token-weighted mean of the trace: for a static feed, its mixture to the last bit."""
+        if len(self.trace) == 1:
+            return self.trace[0].mixture
+        names = self.trace[0].mixture
+        return Mixture.normalised({n: math.fsum(s.tokens * s.mixture[n] for s in self.trace) for n in names})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, enough to make the record again; floats survive to the last bit."""
+        return {
+            "schema": "mixopt.run/v1",
+            "id": self.spec.id,
+            "spec": self.spec.to_json(),
+            "metrics": dict(self.metrics),
+            "trajectory": [[tokens, dict(metrics)] for tokens, metrics in self.trajectory],
+            "trace": [[dict(segment.mixture), segment.tokens] for segment in self.trace],
+            "drawn": dict(self.drawn),
+            "unique": dict(self.unique),
+            "cost": asdict(self.cost),
+            "error": self.error,
+            "diverged": self.diverged,
+            "machine": dict(self.machine),
+        }
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> RunRecord:
+        """The record that `to_json` described."""
+        return cls(
+            spec=RunSpec.from_json(body["spec"]),
+            metrics=body["metrics"],
+            trajectory=tuple((tokens, metrics) for tokens, metrics in body["trajectory"]),
+            trace=tuple(Segment(Mixture(mixture), tokens) for mixture, tokens in body["trace"]),
+            drawn=body["drawn"],
+            unique=body["unique"],
+            cost=Cost(**body["cost"]),
+            error=body["error"],
+            diverged=body["diverged"],
+            machine=body["machine"],
+        )
+
+
+@dataclass(frozen=True)
+class Swarm:
+    """All runs of a study, in the order they were asked for: never in the order they finished."""
+
+    records: tuple[RunRecord, ...] = ()
+
+    @cached_property
+    def good(self) -> Swarm:
+        """Only the runs without an error."""
+        return Swarm(tuple(record for record in self.records if not record.error))
+
+    def where(self, ids: Iterable[str]) -> Swarm:
+        """The runs with these ids, in that order."""
+        by_id = {record.spec.id: record for record in self.records}
+        return Swarm(tuple(by_id[i] for i in ids if i in by_id))
+
+    def mixtures_RD(self, names: Sequence[str]) -> FloatArray:
+        """Mixtures [R, D] in the order of `names`."""
+        return np.array([record.mixture.array(names) for record in self.records]).reshape(-1, len(names))
+
+    def metrics_RM(self, metrics: Sequence[str]) -> FloatArray:
+        """Final metrics [R, M] in the order of `metrics`. Raises SwarmError where a run lacks one or has no number."""
+        rows = []
+        for record in self.records:
+            for metric in metrics:
+                if not math.isfinite(record.metrics.get(metric, math.nan)):
+                    have = did_you_mean(metric, record.metrics)
+                    raise SwarmError(f"run {record.spec.id}: no finite metric {metric!r}; {have}")
+            rows.append([record.metrics[metric] for metric in metrics])
+        return np.array(rows, dtype=float).reshape(-1, len(metrics))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Weighted mean of metrics; lower is better. Weights are as given, the mean divides by their sum."""
+
+    weights: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        """Check that the weights are usable."""
+        if not self.weights or any(not w >= 0 for w in self.weights.values()) or sum(self.weights.values()) <= 0:
+            raise JobError(f"objective.weights: must be >= 0 and not all zero (got {dict(self.weights)}).")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Metrics with a positive weight, sorted."""
+        return tuple(sorted(metric for metric, weight in self.weights.items() if weight > 0))
+
+    @property
+    def weights_M(self) -> FloatArray:
+        """Weights [M] in the order of `metrics`, summing to 1."""
+        w_M = np.array([self.weights[metric] for metric in self.metrics], dtype=float)
+        return w_M / w_M.sum()
+
+    def value(self, metrics: Mapping[str, float]) -> float:
+        """The objective of one run."""
+        return math.fsum(w * metrics[m] for m, w in zip(self.metrics, self.weights_M, strict=True))

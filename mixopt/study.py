@@ -1,0 +1,97 @@
+"""What a method sees, what it answers, and the seams through which the outside is reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mixopt.domains import Manifest
+from mixopt.mixture import FloatArray, Mixture
+from mixopt.policy import Fixed, OnlinePolicy
+from mixopt.runs import Objective, Proxy, RunRecord, RunSpec, Swarm
+from mixopt.space import MixtureSpace
+
+
+@dataclass(frozen=True)
+class Study:
+    """One question: which mixture of this space minimises this objective, judged by these proxies.
+
+    `swarm` holds the records of the runs that the method has asked for so far. All proxies of a swarm share `seed`,
+    hence their initialisation and their order of data, so that differences are due to mixtures.
+    """
+
+    space: MixtureSpace
+    objective: Objective
+    proxy: Proxy
+    count: int
+    seed: int = 0
+    swarm: Swarm = Swarm()
+
+    def spec(self, feed: OnlinePolicy[Any], seed: int | None = None) -> RunSpec:
+        """A run of this study's proxy."""
+        return RunSpec(feed, self.proxy, self.seed if seed is None else seed)
+
+    def specs(self, w_ND: FloatArray) -> list[RunSpec]:
+        """One run for each mixture of [N, D]."""
+        return [self.spec(Fixed(Mixture.from_array(self.space.names, w_D / w_D.sum()))) for w_D in w_ND]
+
+    def table(self) -> tuple[FloatArray, FloatArray]:
+        """Mixtures [R, D] and the objective's metrics [R, M] of the good runs."""
+        good = self.swarm.good
+        return good.mixtures_RD(self.space.names), good.metrics_RM(self.objective.metrics)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A method's answer.
+
+    `predicted` maps "objective" and each metric to the law's value at the answer (empty for baselines, which predict
+    nothing); `interval` is the 90 % interval of the objective; `evidence` is plain data for the report.
+    """
+
+    mixture: Mixture
+    predicted: Mapping[str, float] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Method(Protocol):
+    """A paper: which runs it wants, and what it concludes from them."""
+
+    def ask(self, study: Study, rng: np.random.Generator) -> list[RunSpec]:
+        """ALL runs wanted so far, given the swarm: deterministic, and a larger count only adds to the end."""
+
+    def recommend(self, study: Study, rng: np.random.Generator) -> Recommendation:
+        """The answer, once every run asked for exists."""
+
+
+class Executor(Protocol):
+    """Where runs are made."""
+
+    def run(self, specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
+        """Train each spec, in any order; a failed run is a record. Raises RunFailed if workers keep dying."""
+
+
+class Tracker(Protocol):
+    """A write-only mirror for people to look at; nothing is ever read back from it."""
+
+    def log(self, record: RunRecord) -> None:
+        """Mirror one finished run; never blocks for long, never raises."""
+
+
+class Backend(Protocol):
+    """One framework that trains the real model."""
+
+    def export(self, plan: Mapping[str, Any], manifest: Manifest | None, out: Path) -> list[Path]:
+        """Write the mixture in the framework's own unit and syntax."""
+
+    def command(self, out: Path) -> list[str]:
+        """The launch line."""
+
+
+Train = Callable[[Sequence[RunSpec]], Iterator[RunRecord]]
+"""Trains a stack of specs of one shape together; each record comes as its run ends."""

@@ -1,0 +1,1 @@
+"""The outer ring: command line, ingestion, executors, tracking."""

@@ -1,0 +1,1 @@
+"""Small language models, the token store, and the one training loop."""
