@@ -79,7 +79,7 @@ class Mixture(Mapping[str, float]):
 
     @property
     def effective_domains(self) -> float:
-        """exp of the entropy: how many equally used domains this mixture is worth."""
+        """Exponential of the entropy: how many equally used domains this mixture is worth."""
         return math.exp(-math.fsum(p * math.log(p) for p in self.proportions.values() if p > 0))
 
     def kl(self, prior: Mixture) -> float:

@@ -180,7 +180,7 @@ class MixtureSpace:
             raise JobError(f"domains without tokens: {', '.join(empty)}. Drop them or give their token count.")
         crossed = np.flatnonzero(self.lower_D > self.upper_D + SLACK)
         if len(crossed):
-            said = "; ".join(self._limits(j) for j in crossed)
+            said = "; ".join(self._limits(j) for j in crossed.tolist())
             raise InfeasibleSpace(f"no mixture is allowed: lower is above upper for {said}. Loosen one of the two.")
         if self.upper_D.sum() < 1 - SLACK:
             said = "; ".join(self._limits(j) for j in range(len(self.names)))

@@ -29,7 +29,7 @@ class Study:
     proxy: Proxy
     count: int
     seed: int = 0
-    swarm: Swarm = Swarm()
+    swarm: Swarm = field(default_factory=Swarm)
 
     def spec(self, feed: OnlinePolicy[Any], seed: int | None = None) -> RunSpec:
         """A run of this study's proxy."""
