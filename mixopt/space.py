@@ -134,41 +134,32 @@ class MixtureSpace:
         temperature: float = 0.5,
         strength: tuple[float, float] = (0.1, 5.0),
         minimum: float = 2e-4,
-        usage: float = math.inf,
     ) -> FloatArray:
         """Draw `count` mixtures [N, D] around the tempered prior; draw i depends on (rng's seed, i) alone.
 
         Each draw picks one of 15 log-spaced strengths s and samples Dirichlet(s * prior**temperature); proportions
-        under `minimum` become zero; draws outside the user's bounds or above `usage` times the prior are rejected.
-        Epoch caps are left to the proposer: capping the swarm as well loses more than it saves.
+        under `minimum` become zero; draws outside the user's bounds are rejected. Epoch caps are left to the proposer:
+        capping the swarm instead lets the answer break them, capping both loses more than it saves.
 
         Source: RegMix (arXiv:2407.01492), reference code `synthesize_mixture.py`; caps in the optimiser only:
         Olmix (arXiv:2602.12237).
         """
         base_D = self.prior_D**temperature
         base_D = base_D / base_D.sum()
-        upper_D = np.minimum(self.bound_D, usage * self.prior_D)
-        if upper_D.sum() < 1:
-            upper_D = self.bound_D
         strengths = np.geomspace(*strength, 15)
-        return np.array([self._draw(child, base_D, strengths, upper_D, minimum) for child in rng.spawn(count)])
+        return np.array([self._draw(child, base_D, strengths, minimum) for child in rng.spawn(count)])
 
     def _draw(
-        self,
-        rng: np.random.Generator,
-        base_D: FloatArray,
-        strengths: FloatArray,
-        upper_D: FloatArray,
-        minimum: float,
+        self, rng: np.random.Generator, base_D: FloatArray, strengths: FloatArray, minimum: float
     ) -> FloatArray:
         w_D = base_D
         for _ in range(REJECTIONS):
             w_D = rng.dirichlet(np.maximum(rng.choice(strengths) * base_D, 1e-9))
             w_D = np.where(w_D < minimum, 0.0, w_D)
             w_D = w_D / w_D.sum()
-            if (w_D <= upper_D + SLACK).all() and (w_D >= self.lower_D - SLACK).all():
+            if (w_D <= self.bound_D + SLACK).all() and (w_D >= self.lower_D - SLACK).all():
                 return w_D
-        return self.project(w_D, upper_D)
+        return self.project(w_D, self.bound_D)
 
     def _check_feasible(self) -> None:
         if self.target_tokens <= 0:

@@ -1,0 +1,368 @@
+"""The job file: everything a search depends on, parsed at the border into frozen values.
+
+YAML 1.2 rules (`no` is a name, `1e-5` a number, `25_000_000_000` an integer); aliases, duplicate keys and unknown
+keys are errors; all errors are reported at once, each with its key path.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent
+
+from mixopt.backends import BACKENDS
+from mixopt.data import DataConfig, HubSource, Source, TokenizerConfig
+from mixopt.errors import JobError, did_you_mean
+from mixopt.methods import METHODS
+from mixopt.study import Method
+
+Proportion = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A part of the job file: frozen, unknown keys refused, infinities and NaN refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+class HubSection(Section):
+    """A dataset of the Hugging Face hub."""
+
+    path: str
+    name: str | None = None
+    split: str = "train"
+    streaming: bool = True
+    revision: str | None = None
+
+
+class DomainSection(Section):
+    """One domain: files (`path`, any fsspec URL with globs) or a hub dataset; `tokens` is what the real run has."""
+
+    path: str | None = None
+    text: str = "text"
+    hf: HubSection | None = None
+    valid: str | None = None
+    tokens: Positive | None = None
+
+
+class TokenizerSection(Section):
+    """`bytes`, `{train: vocabulary}` or `{file: tokenizer.json}`."""
+
+    train: Annotated[int, Field(ge=258, le=1 << 20)] | None = None
+    file: str | None = None
+    bytes: bool = False
+
+
+class ValidationSection(Section):
+    """What is held out of each domain that names no `valid` path of its own."""
+
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+
+def _tokenizer(value: Any) -> Any:
+    return {"bytes": True} if value == "bytes" else value
+
+
+class DataSection(Section):
+    """Where the text is: `domains`, or `source: environment`, the real text found on this machine."""
+
+    domains: dict[str, DomainSection] | None = None
+    source: Literal["environment"] | None = None
+    tokenizer: Annotated[TokenizerSection, BeforeValidator(_tokenizer)] = TokenizerSection(train=4096)
+    validation: ValidationSection = ValidationSection()
+
+
+class TargetSection(Section):
+    """The real run: its tokens, how often it may repeat a domain, bounds on proportions, and its prior."""
+
+    tokens: Positive
+    max_epochs: Annotated[float, Field(gt=0)] = 4.0
+    lower: dict[str, Proportion] = {}
+    upper: dict[str, Proportion] = {}
+    prior: dict[str, Proportion] | None = None
+
+
+class ObjectiveSection(Section):
+    """Weighted mean of BPB over `domains` (all unless given); a domain without a weight has weight 1."""
+
+    weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    domains: list[str] | None = None
+
+
+class ProxiesSection(Section):
+    """The proxies. What is not given is derived from size and tokens, and printed with its source."""
+
+    size: str = "100k"
+    tokens: Positive | None = None
+    count: Positive | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    batch: Positive | None = None
+    checkpoints: Annotated[int, Field(ge=1, le=100)] = 4
+    eval_tokens: Positive | None = None
+    match_repetition: bool = True
+
+
+class ComputeSection(Section):
+    """Where proxies are trained: `local` worker processes or `ray` (its own on this machine, or a cluster's address)."""
+
+    executor: Literal["local", "ray"] = "local"
+    workers: Annotated[int, Field(ge=0)] = Field(default_factory=lambda: os.cpu_count() or 1)
+    address: str | None = None
+    device: str = "cpu"
+    stack: Positive = 1
+
+
+class TrackingSection(Section):
+    """MLflow: `sqlite:///file.db`, the URL of a server, or null for none."""
+
+    mlflow: str | None = "sqlite:///mlflow.db"
+
+
+class ValidateSection(Section):
+    """Paired seeds for the recommendation against prior, uniform and the best swarm point; 0 leaves it out."""
+
+    seeds: Annotated[int, Field(ge=0)] = 3
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _none(value: Any) -> Any:
+    return {"mlflow": None} if value in (None, "none") else value
+
+
+class Job(Section):
+    """A search, resolved: every key has its value."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    store: str = "~/.cache/mixopt"
+    data: DataSection
+    target: TargetSection
+    objective: ObjectiveSection = ObjectiveSection()
+    proxies: ProxiesSection = ProxiesSection()
+    method: Annotated[dict[str, Any], BeforeValidator(_named)] = {"name": "olmix"}
+    compute: ComputeSection = ComputeSection()
+    tracking: Annotated[TrackingSection, BeforeValidator(_none)] = TrackingSection()
+    validation: Annotated[ValidateSection, Field(alias="validate")] = ValidateSection()
+    export: list[str] = []
+
+    def to_json(self) -> dict[str, Any]:
+        """The resolved job with the keys of the file."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+    def data_config(self, folder: Path) -> DataConfig:
+        """What to prepare; relative paths start at `folder`, `$NAME` is taken from the environment."""
+        section = self.data
+        domains = None
+        if section.domains is not None:
+            domains = {name: _source(d, folder, f"data.domains.{name}") for name, d in section.domains.items()}
+        given = section.tokenizer
+        if given.bytes:
+            tokenizer = TokenizerConfig("bytes")
+        elif given.file is not None:
+            tokenizer = TokenizerConfig("file", file=_path(given.file, folder, "data.tokenizer.file"))
+        else:
+            tokenizer = TokenizerConfig("train", vocabulary=given.train)
+        return DataConfig(domains, section.source, tokenizer, section.validation.fraction)
+
+    def make_method(self) -> Method:
+        """The method with its knobs."""
+        knobs = {key: value for key, value in self.method.items() if key != "name"}
+        return _method_type(self.method["name"]).validate_python(knobs)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Job:
+    """Read a job file; each override is `a.b=value`. Raises JobError with every problem found."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise JobError(f"job file {path}: cannot be read ({e}).") from e
+    body = parse_yaml(text, str(path))
+    if not isinstance(body, dict):
+        raise JobError(f"job file {path}: must be a mapping of keys (got {type(body).__name__}).")
+    for override in overrides:
+        _set(body, override)
+    body.setdefault("name", path.stem)
+    return parse(body, str(path))
+
+
+def parse(body: Mapping[str, Any], where: str) -> Job:
+    """A job from plain data. Raises JobError with every problem found."""
+    try:
+        job = Job.model_validate(body)
+    except ValidationError as e:
+        raise JobError(_all(where, [_sentence(error) for error in e.errors()])) from e
+    problems = list(_problems(job))
+    if problems:
+        raise JobError(_all(where, problems))
+    return job
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML 1.2 as plain data. Raises JobError for bad syntax, aliases, duplicate keys and keys that are not text."""
+    try:
+        for event in YAML(typ="safe", pure=True).parse(text):
+            if isinstance(event, AliasEvent):
+                raise JobError(f"{where}: line {event.start_mark.line + 1}: aliases are not allowed; write it out.")
+        body = YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError, RecursionError) as e:
+        raise JobError(f"{where}: not valid YAML: {' '.join(str(e).split())}") from e
+    _check_keys(body, where)
+    return body
+
+
+def dump_yaml(body: Mapping[str, Any]) -> str:
+    """Plain data as YAML that `parse_yaml` reads back."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    out = io.StringIO()
+    yaml.dump(dict(body), out)
+    return out.getvalue()
+
+
+def _check_keys(body: Any, where: str) -> None:
+    if isinstance(body, dict):
+        for key, value in body.items():
+            if not isinstance(key, str):
+                raise JobError(f"{where}: key {key!r} is read as a {type(key).__name__}; put it in quotes.")
+            _check_keys(value, f"{where}: {key}")
+    elif isinstance(body, list):
+        for value in body:
+            _check_keys(value, where)
+
+
+def _set(body: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    if not equals or not path:
+        raise JobError(f"--set {override}: must look like proxies.count=64.")
+    *parents, last = path.split(".")
+    for key in parents:
+        below = body.setdefault(key, {})
+        if not isinstance(below, dict):
+            below = body[key] = _named(below) if key == "method" else {}
+        body = below
+    body[last] = parse_yaml(value, f"--set {path}")
+
+
+def _problems(job: Job) -> Iterator[str]:
+    """What single fields cannot know."""
+    data = job.data
+    if (data.domains is None) == (data.source is None):
+        yield "data: give either domains or source (allowed: environment)."
+    for name, domain in (data.domains or {}).items():
+        if (domain.path is None) == (domain.hf is None):
+            yield f"data.domains.{name}: give either path or hf."
+        if not name or "/" in name or name.startswith("."):
+            yield f"data.domains: {name!r} cannot name a folder; use letters, digits, '-' and '_'."
+    if sum((data.tokenizer.bytes, data.tokenizer.train is not None, data.tokenizer.file is not None)) != 1:
+        yield "data.tokenizer: give one of bytes, {train: vocabulary} or {file: tokenizer.json}."
+    if 0 < job.validation.seeds < 3:
+        yield f"validate.seeds: an interval needs at least 3 paired seeds, 0 leaves it out (got {job.validation.seeds})."
+    for name in job.export:
+        if name not in BACKENDS:
+            yield f"export: unknown backend {name!r}; {did_you_mean(name, BACKENDS)}"
+    yield from _method_problems(job.method)
+    if data.domains is not None:
+        yield from unknown_domains(job, list(data.domains))
+
+
+def unknown_domains(job: Job, names: Sequence[str]) -> Iterator[str]:
+    """A sentence for each domain name in target and objective that is not among `names`."""
+    target, objective = job.target, job.objective
+    asked: dict[str, Sequence[str]] = {
+        "target.lower": list(target.lower),
+        "target.upper": list(target.upper),
+        "target.prior": list(target.prior or {}),
+        "objective.weights": list(objective.weights),
+        "objective.domains": objective.domains or [],
+    }
+    for path, given in asked.items():
+        for name in given:
+            if name not in names:
+                yield f"{path}: unknown domain {name!r}; {did_you_mean(name, names)}"
+
+
+def _method_problems(body: Mapping[str, Any]) -> Iterator[str]:
+    name = body.get("name")
+    if name not in METHODS:
+        yield f"method.name: unknown method {name!r}; {did_you_mean(str(name), METHODS)}"
+        return
+    try:
+        _method_type(name).validate_python({key: value for key, value in body.items() if key != "name"})
+    except ValidationError as e:
+        for error in e.errors():
+            yield _sentence({**error, "loc": ("method", *error["loc"])}, known=METHODS[name].__dataclass_fields__)
+
+
+def _method_type(name: str) -> TypeAdapter[Any]:
+    config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    return TypeAdapter(checked_dataclass(METHODS[name], config=config, frozen=True))
+
+
+def _sentence(error: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> str:
+    """One validation error with its key path, what was got and what is allowed."""
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        key = str(error["loc"][-1])
+        return f"{path}: no such key; {did_you_mean(key, known or _keys(error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        return f"{path}: is required."
+    got = error["input"]
+    hint = " Write integers as 25_000_000_000." if isinstance(got, str) and "int" in error["type"] else ""
+    return f"{path}: {error['msg'][0].lower()}{error['msg'][1:]} (got {got!r}).{hint}"
+
+
+def _keys(path: Sequence[str | int]) -> list[str]:
+    """The keys a section of the job file has, found by walking the models along a key path."""
+    model: Any = Job
+    for part in path:
+        fields = {(f.alias or n): f.annotation for n, f in model.model_fields.items()} if _is_section(model) else {}
+        annotation = fields.get(str(part), model)
+        candidates = [annotation, *_arguments(annotation)]
+        model = next((c for c in candidates if _is_section(c)), model)
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _arguments(annotation: Any) -> list[Any]:
+    found = []
+    for argument in getattr(annotation, "__args__", ()):
+        found += [argument, *_arguments(argument)]
+    return found
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _all(where: str, problems: Sequence[str]) -> str:
+    if len(problems) == 1:
+        return f"{where}: {problems[0]}"
+    return f"{where}: {len(problems)} problems:\n" + "\n".join(f"  - {problem}" for problem in problems)
+
+
+def _source(domain: DomainSection, folder: Path, where: str) -> Source:
+    return Source(
+        path=_path(domain.path, folder, f"{where}.path") if domain.path else None,
+        text=domain.text,
+        hf=HubSource(**domain.hf.model_dump()) if domain.hf else None,
+        valid=_path(domain.valid, folder, f"{where}.valid") if domain.valid else None,
+        tokens=domain.tokens,
+    )
+
+
+def _path(given: str, folder: Path, where: str) -> str:
+    expanded = os.path.expanduser(os.path.expandvars(given))
+    if "$" in expanded:
+        raise JobError(f"{where}: {given!r} names an environment variable that is not set.")
+    return expanded if "://" in expanded or Path(expanded).is_absolute() else str(folder / expanded)

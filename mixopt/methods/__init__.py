@@ -1,0 +1,15 @@
+"""The offline methods: one paper per file, and this list."""
+
+from __future__ import annotations
+
+from mixopt.methods.baselines import Prior, UniMax, Uniform
+from mixopt.methods.olmix import Olmix
+from mixopt.methods.regmix import RegMix
+
+METHODS: dict[str, type] = {
+    "regmix": RegMix,
+    "olmix": Olmix,
+    "prior": Prior,
+    "uniform": Uniform,
+    "unimax": UniMax,
+}

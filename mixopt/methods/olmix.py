@@ -1,0 +1,39 @@
+"""Olmix: one log-linear law per metric, and the exact optimum of their mean under caps and a pull to the prior.
+
+Source: OlmixBase, arXiv:2602.12237; docs/differences.md says how we differ.
+
+    1. draw K >= 3 (m + 1) mixtures around the prior, train one proxy on each
+    2. fit f_i(p) = exp(c_i) + exp(A_i . p) to the BPB of each metric i
+    3. min_p  sum_i w_i f_i(p) + kl * KL(p || prior)   with lower <= p <= upper and epochs(p) <= max_epochs
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mixopt import laws
+from mixopt.methods.answer import answer
+from mixopt.proposers import minimise
+from mixopt.runs import RunSpec
+from mixopt.study import Recommendation, Study
+
+
+@dataclass(frozen=True)
+class Olmix:
+    """`law` must be convex; `kl` is the strength of the pull to the prior, in units of the objective per nat."""
+
+    law: Literal["loglinear", "linear"] = "loglinear"
+    kl: float = 0.05
+
+    def ask(self, study: Study, rng: np.random.Generator) -> list[RunSpec]:
+        """Step 1."""
+        return study.specs(study.space.dirichlet(study.count, rng))
+
+    def recommend(self, study: Study, rng: np.random.Generator) -> Recommendation:
+        """Steps 2 and 3. Raises SwarmError for fewer good runs than the law can bear."""
+        X_RD, Y_RM = study.table()
+        law = laws.make(self.law).fit(X_RD, Y_RM)
+        return answer(study, law, minimise(law.curve(study.objective.weights_M), study.space, self.kl))

@@ -1,0 +1,43 @@
+"""RegMix: regress proxy losses on mixtures, then search the regression.
+
+Source: Liu et al. 2024, arXiv:2407.01492, and its reference code; docs/differences.md says how we differ.
+
+    1. draw n mixtures p ~ Dirichlet(strength * prior^0.5) over a range of strengths
+    2. train one proxy on each, read its losses y
+    3. fit a regressor f: p -> y for each loss
+    4. draw N >> n mixtures from Dirichlet(prior), rank them by the objective of f, average the best k
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mixopt import laws
+from mixopt.methods.answer import answer
+from mixopt.proposers import simulate
+from mixopt.runs import RunSpec
+from mixopt.study import Recommendation, Study
+
+
+@dataclass(frozen=True)
+class RegMix:
+    """`law` is the regressor, `candidates` N, `keep` k."""
+
+    law: Literal["lightgbm", "loglinear", "linear"] = "lightgbm"
+    candidates: int = 100_000
+    keep: int = 128
+
+    def ask(self, study: Study, rng: np.random.Generator) -> list[RunSpec]:
+        """Steps 1 and 2."""
+        return study.specs(study.space.dirichlet(study.count, rng))
+
+    def recommend(self, study: Study, rng: np.random.Generator) -> Recommendation:
+        """Steps 3 and 4. Raises SwarmError for fewer good runs than the law can bear."""
+        X_RD, Y_RM = study.table()
+        law = laws.make(self.law).fit(X_RD, Y_RM)
+        weights_M = study.objective.weights_M
+        p_D = simulate(lambda X_ND: law.predict(X_ND) @ weights_M, study.space, rng, self.candidates, self.keep)
+        return answer(study, law, p_D)

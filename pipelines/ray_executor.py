@@ -1,0 +1,100 @@
+"""Trains on Ray: one started for this search on this machine, or a cluster's by address.
+
+A task is a chunk of proxies trained one stack after another in one process of one thread; it streams a record as
+soon as one is finished, so that a lost worker costs only the stack it was training. Ray's own retries are off: they
+would train a whole chunk again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mixopt.errors import JobError, RunFailed
+from mixopt.runs import RunRecord, RunSpec
+from mixopt.study import Train
+from pipelines.local_executor import attempt, chunks, count_losses
+
+STORE_BYTES = 1 << 28  # Ray's object store holds records only
+CHUNKS_PER_WORKER = 4  # small enough that all workers end at about the same time
+
+
+@dataclass(frozen=True)
+class RayExecutor:
+    """`workers` tasks of one CPU (and `gpus` GPUs) at a time; `stack` specs train together."""
+
+    train: Train
+    workers: int
+    stack: int = 1
+    address: str | None = None
+    gpus: float = 0.0
+
+    def run(self, specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
+        """Train each spec; what a lost worker had not finished is handed out again, three times at most."""
+        if not specs:
+            return
+        with _session(self.address, self.workers) as ray:
+            task = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=0, num_returns="streaming")(_train_chunk)
+            stacks = math.ceil(len(specs) / self.stack)
+            size = self.stack * max(1, math.ceil(stacks / (self.workers * CHUNKS_PER_WORKER)))
+            queue, losses = deque(chunks(specs, size)), Counter[str]()
+            flying: dict[Any, dict[str, RunSpec]] = {}
+            while queue or flying:
+                while queue and len(flying) < self.workers:
+                    chunk = queue.popleft()
+                    flying[task.remote(self.train, chunk, self.stack)] = {spec.id: spec for spec in chunk}
+                ready, _ = ray.wait(list(flying), num_returns=1)
+                for stream in ready:
+                    try:
+                        record = ray.get(next(stream))
+                        del flying[stream][record.spec.id]
+                        yield record
+                    except StopIteration:
+                        del flying[stream]
+                    except ray.exceptions.RayTaskError as e:
+                        raise RunFailed(f"a Ray worker could not start its work: {e.cause or e}") from e
+                    except ray.exceptions.RayError:
+                        left = list(flying.pop(stream).values())
+                        count_losses(losses, [left[: self.stack]])
+                        queue.extendleft(reversed(chunks(left, size)))
+
+
+def _train_chunk(train: Train, specs: list[RunSpec], stack: int) -> Iterator[RunRecord]:
+    for chunk in chunks(specs, stack):
+        yield from attempt(train, chunk)
+
+
+@contextlib.contextmanager
+def _session(address: str | None, workers: int) -> Iterator[Any]:
+    """Ray, connected: to `address`, to the session there is, or to one that is started and stopped here."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as e:
+        raise JobError("compute.executor: ray is not installed; pip install 'mixopt[ray]', or use local.") from e
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        if address is not None:
+            ray.init(address=address, log_to_driver=False, logging_level="error")
+        else:
+            ray.init(
+                num_cpus=workers,
+                include_dashboard=False,
+                object_store_memory=STORE_BYTES,
+                log_to_driver=False,
+                logging_level="error",
+            )
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as e:
+        raise RunFailed(f"compute.address: no Ray at {address or 'this machine'} ({e}).") from e
+    try:
+        yield ray
+    finally:
+        ray.shutdown()

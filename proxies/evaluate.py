@@ -1,0 +1,63 @@
+"""Held-out losses of a stack of proxies, by domain, in nats per token and bits per byte.
+
+Shapes: K stack, D domains, N rows, S sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mixopt.domains import Domain, Split
+from proxies.model import Params, token_losses
+from proxies.sizes import Shape
+from proxies.tokens import TokenStore
+
+ROWS_AT_ONCE = 32
+
+
+class HeldOut:
+    """The held-out rows of every domain, the same ones for every run and checkpoint."""
+
+    def __init__(self, store: TokenStore, eval_tokens: int, device: str) -> None:
+        domains = store.manifest.domains
+        self.domains: Sequence[Domain] = domains
+        rows = [torch.from_numpy(store.held_out(domain.name, eval_tokens)) for domain in domains]
+        self.rows = torch.cat(rows).to(device)
+        self.sizes = [len(part) for part in rows]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens predicted in one evaluation."""
+        return self.rows.shape[0] * (self.rows.shape[1] - 1)
+
+    @torch.no_grad()
+    def losses_KD(self, params: Params, shape: Shape) -> Tensor:
+        """Mean loss in nats per token [K, D]."""
+        members = params["embed"].shape[0]
+        parts = []
+        for rows in self.rows.split(ROWS_AT_ONCE):
+            losses = token_losses(params, shape, rows.expand(members, -1, -1))
+            parts.append(losses.mean(-1))
+        by_row = torch.cat(parts, dim=1).double()
+        return torch.stack([part.mean(-1) for part in by_row.split(self.sizes, dim=1)], dim=1)
+
+    def metrics(self, losses_D: Sequence[float]) -> dict[str, float]:
+        """Both units of one model's losses: "loss/code" in nats per token, "bpb/code" in bits per byte."""
+        metrics = {}
+        for domain, loss in zip(self.domains, losses_D, strict=True):
+            metrics[f"loss/{domain.name}"] = loss
+            metrics[f"bpb/{domain.name}"] = bits_per_byte(loss, domain.valid)
+        return metrics
+
+
+def bits_per_byte(nats_per_token: float, split: Split) -> float:
+    """Nats per token * tokens / bytes / ln 2, over the held-out text: comparable across tokenizers.
+
+    Bytes are those of the raw UTF-8 text, so a tokenizer gains nothing by what it drops.
+    Source: Gao et al. 2020, The Pile (arXiv:2101.00027).
+    """
+    return nats_per_token * split.tokens / split.bytes / math.log(2)
