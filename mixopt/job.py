@@ -82,9 +82,10 @@ class DataSection(Section):
 
 
 class TargetSection(Section):
-    """The real run: its tokens, how often it may repeat a domain, bounds on proportions, and its prior."""
+    """The real run: its tokens and parameters, how often it may repeat a domain, bounds, and its prior."""
 
     tokens: Positive
+    parameters: Positive | None = None
     max_epochs: Annotated[float, Field(gt=0)] = 4.0
     lower: dict[str, Proportion] = {}
     upper: dict[str, Proportion] = {}

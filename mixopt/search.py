@@ -6,56 +6,59 @@ Resume, retry and extension are this same code path: a killed search asks again 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from mixopt.errors import RunFailed
-from mixopt.runs import RunRecord, RunSpec, Swarm
+from mixopt.progress import Progress
+from mixopt.runs import RunRecord, RunSpec
 from mixopt.store import Store
 from mixopt.study import Executor, Method, Study
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a search is: runs asked for so far and the record that was just made (None: found in the store)."""
+@dataclass
+class Workshop:
+    """Where runs are made and kept: what a search needs beside its question.
 
-    asked: int
-    done: int
-    record: RunRecord | None
-
-
-Watch = Callable[[Progress], None]
-
-
-def complete(study: Study, method: Method, executor: Executor, store: Store, watch: Watch) -> Study:
-    """The study with every run that the method asks for.
-
-    Raises RunFailed if runs crashed for reasons outside themselves: they are tried again next time.
+    `made` is called with each record as it comes, `trained` collects the ids of those made here.
     """
-    while True:
-        asked = _once(method.ask(study, np.random.default_rng([study.seed, 0])))
-        missing = [spec for spec in asked if spec not in store]
-        done = len(asked) - len(missing)
-        watch(Progress(len(asked), done, None))
+
+    executor: Executor
+    store: Store
+    progress: Progress
+    made: Callable[[RunRecord], None] = lambda record: None
+    trained: set[str] = field(default_factory=set)
+
+    def complete(self, study: Study, method: Method, label: str) -> Study:
+        """The study with every run that the method asks for.
+
+        Raises RunFailed if runs crashed for reasons outside themselves; they are tried again next time.
+        """
+        while True:
+            asked = list({spec.id: spec for spec in method.ask(study, np.random.default_rng([study.seed, 0]))}.values())
+            missing = [spec for spec in asked if spec not in self.store]
+            if missing:
+                self._train(missing, len(asked), label)
+            swarm = self.store.swarm(asked)
+            if len(swarm.records) == len(study.swarm.records):
+                return replace(study, swarm=swarm)
+            study = replace(study, swarm=swarm)
+
+    def _train(self, missing: list[RunSpec], asked: int, label: str) -> None:
         crashed = []
-        for record in executor.run(missing):
-            store.add(record)
-            done += 1
-            watch(Progress(len(asked), done, record))
-            if record.spec not in store:
-                crashed.append(record)
+        with self.progress.task(label, asked, "runs") as advance:
+            advance(asked - len(missing))
+            for record in self.executor.run(missing):
+                self.store.add(record)
+                self.trained.add(record.spec.id)
+                self.made(record)
+                advance(1)
+                if record.spec not in self.store:
+                    crashed.append(record)
         if crashed:
             raise RunFailed(
-                f"{len(crashed)} of {len(missing)} runs crashed; the others are kept. First: run "
+                f"{len(crashed)} of {len(missing)} runs crashed; the others are kept. First, run "
                 f"{crashed[0].spec.id}: {crashed[0].error.strip().splitlines()[-1]}. "
                 "Run the same command again to train what is missing."
             )
-        grown = Swarm(store.swarm(asked).records)
-        if len(grown.records) == len(study.swarm.records) and not missing:
-            return replace(study, swarm=grown)
-        study = replace(study, swarm=grown)
-
-
-def _once(specs: list[RunSpec]) -> list[RunSpec]:
-    return list({spec.id: spec for spec in specs}.values())

@@ -1,0 +1,204 @@
+"""The composition root of a search: job in, run directory out."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixopt import handoff, report, results, tables
+from mixopt.backends import export_all
+from mixopt.domains import Manifest
+from mixopt.errors import JobError
+from mixopt.job import Job, dump_yaml, parse_yaml
+from mixopt.laws import make
+from mixopt.mixture import Mixture
+from mixopt.progress import Progress
+from mixopt.runs import RunRecord
+from mixopt.search import Workshop
+from mixopt.store import Store, write_atomically
+from mixopt.study import Executor, Method, Recommendation, Study
+from mixopt.validate import Validate, arms
+from pipelines.local_executor import LocalExecutor
+from pipelines.mlflow_tracker import Question, make_tracker
+from pipelines.plan import make_study, repetition_notes, setting
+from pipelines.prepare import prepare
+from pipelines.ray_executor import RayExecutor
+from proxies.train import Trainer
+
+LOCK = "job.lock.yaml"
+IDENTITY = ("name", "seed", "data", "target", "objective", "method")  # what one run directory is about
+
+
+def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]:
+    """Prepare the text, train the proxies, conclude, validate, and write everything under `out`.
+
+    Killed and run again it trains what is missing and gives the same answer. `folder` is where the job's relative
+    paths start. Returns the content of results.json.
+    """
+    began, store = time.perf_counter(), Path(job.store).expanduser()
+    refuse_other_job(job, out)
+    method = job.make_method()
+    manifest = prepare(job.data_config(folder), store, progress)
+    study = make_study(job, manifest)
+    refuse_too_few(method, study)
+    write_atomically(out / LOCK, dump_yaml(job.to_json() | {"provenance": provenance(job, manifest)}))
+    question = Question(
+        job.name, corpus(job), manifest.fingerprint, job.method["name"], job.seed, study.space, study.objective
+    )
+    with make_tracker(job.tracking.mlflow, out, question) as tracker:
+        shop = Workshop(make_executor(job, manifest), Store(store), progress, tracker.log)
+        study = shop.complete(study, method, "proxies")
+        answer = method.recommend(study, np.random.default_rng([study.seed, 1]))
+        check, checked = validate(job, study, answer, shop)
+        runs = [*study.swarm.records, *checked.swarm.records]
+        for record in runs:
+            if record.spec.id not in shop.trained:
+                tracker.log(record)
+        effort = results.Effort(
+            len(shop.trained), len({r.spec.id for r in runs} - shop.trained), time.perf_counter() - began
+        )
+        document = conclude(job, study, manifest, answer, effort, runs)
+        if check is not None:
+            document |= {
+                "validation": results.validation(checked, check),
+                "trajectories": results.trajectories(checked, check),
+            }
+        write(job, study, manifest, document, out)
+        tracker.conclude(document)
+    return document
+
+
+def validate(job: Job, study: Study, answer: Recommendation, shop: Workshop) -> tuple[Validate | None, Study]:
+    """Train the recommendation against prior, uniform and the best swarm point, on seeds that the search did not use."""
+    alone = Study(study.space, study.objective, study.proxy, study.count, study.seed)
+    if job.validation.seeds == 0:
+        return None, alone
+    check = Validate(arms(study, answer.mixture), job.validation.seeds, first_seed=study.seed + 1)
+    return check, shop.complete(alone, check, "validation")
+
+
+def conclude(
+    job: Job,
+    study: Study,
+    manifest: Manifest,
+    answer: Recommendation,
+    effort: results.Effort,
+    runs: Sequence[RunRecord],
+) -> dict[str, Any]:
+    """The results document, before validation."""
+    chosen = setting(job.proxies, len(manifest.domains))
+    target = job.target
+    return {
+        "schema": results.SCHEMA,
+        "name": job.name,
+        "method": job.method["name"],
+        "law": answer.evidence.get("law"),
+        "seed": job.seed,
+        "domains": results.domain_rows(study, manifest, answer.mixture),
+        "target": {"tokens": target.tokens, "max_epochs": target.max_epochs},
+        "proxy": {
+            "size": study.proxy.size,
+            "parameters": chosen.shape.parameters,
+            "tokens": study.proxy.tokens,
+            "sequence": study.proxy.sequence,
+            "batch": study.proxy.batch,
+            "learning_rate": study.proxy.learning_rate,
+            "count": len(study.swarm.records),
+            "derived": list(chosen.reasons),
+        },
+        "objective": {"weights": dict(study.objective.weights)},
+        "predicted": results.predicted(answer),
+        "fit": answer.evidence.get("fit"),
+        "validation": None,
+        "trajectories": [],
+        "swarm": results.swarm(study),
+        "cost": results.cost(runs, effort, 6.0 * target.parameters * target.tokens if target.parameters else None),
+        "notes": repetition_notes(job, manifest, study.proxy.tokens),
+        "provenance": provenance(job, manifest),
+    }
+
+
+def write(job: Job, study: Study, manifest: Manifest, document: dict[str, Any], out: Path) -> None:
+    """All files of the run directory but the lock, each complete or not there."""
+    write_atomically(out / "results.json", json.dumps(document, indent=1, allow_nan=False))
+    mixture = Mixture({row["name"]: row["recommended"] for row in document["domains"]})
+    prediction = document["predicted"] | {"gain_over_prior": (document["validation"] or {}).get("gain_over_prior")}
+    answer = handoff.document(study.space, mixture, manifest, prediction, document["provenance"])
+    handoff.save(answer, out / "mixture.json")
+    if study.swarm.good.records:
+        tables.write_swarm(study.swarm.good, study.space.names, study.objective.metrics, out)
+    report.write(document, out)
+    if job.export:
+        export_all(handoff.load(out / "mixture.json"), job.export, out / "export")
+
+
+def make_executor(job: Job, manifest: Manifest) -> Executor:
+    """The executor that the job names, around the trainer on this corpus."""
+    compute = job.compute
+    train = Trainer(manifest.root, compute.device)
+    if compute.executor == "ray":
+        gpus = 1.0 if compute.device.startswith("cuda") else 0.0
+        return RayExecutor(train, max(1, compute.workers), compute.stack, compute.address, gpus)
+    return LocalExecutor(train, compute.workers, compute.stack)
+
+
+def refuse_too_few(method: Method, study: Study) -> None:
+    """Raise JobError, before anything is trained, if the method's law could not be fitted to that many runs."""
+    law = getattr(method, "law", None)
+    if law is not None:
+        needed = make(law).min_runs(len(study.space.names))
+        if study.count < needed:
+            raise JobError(
+                f"proxies.count: {study.count} runs cannot determine law {law} over {len(study.space.names)} domains "
+                f"(needs at least {needed})."
+            )
+
+
+def refuse_other_job(job: Job, out: Path) -> None:
+    """Raise JobError if the run directory holds another question's results. More proxies or other machines are fine."""
+    try:
+        before = parse_yaml((out / LOCK).read_text(encoding="utf-8"), str(out / LOCK))
+    except FileNotFoundError:
+        return
+    now = parse_yaml(dump_yaml(job.to_json()), "this job")
+    changed = [key for key in IDENTITY if before.get(key) != now.get(key)]
+    if changed:
+        said = "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed)
+        raise JobError(f"{out}: holds the results of another job ({said}). Choose another --out.")
+
+
+def provenance(job: Job, manifest: Manifest) -> dict[str, Any]:
+    """What is needed to find, or doubt, these numbers again."""
+    tokenizer = manifest.tokenizer
+    return {
+        "job": job.name,
+        "mixopt": _version("mixopt"),
+        "python": platform.python_version(),
+        "torch": _version("torch"),
+        "numpy": _version("numpy"),
+        "lightgbm": _version("lightgbm"),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "data": manifest.fingerprint,
+        "prepared": str(manifest.root),
+        "tokenizer": f"{tokenizer.kind}, vocabulary {tokenizer.vocabulary}, {tokenizer.fingerprint}",
+        "fingerprints": {domain.name: domain.fingerprint for domain in manifest.domains},
+    }
+
+
+def corpus(job: Job) -> str:
+    """A name for the text, for people: the source, or the job's name."""
+    return job.data.source or job.name
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
