@@ -1,28 +1,25 @@
 """The job file: everything a search depends on, parsed at the border into frozen values.
 
-YAML 1.2 rules (`no` is a name, `1e-5` a number, `25_000_000_000` an integer); aliases, duplicate keys and unknown
-keys are errors; all errors are reported at once, each with its key path.
+Unknown keys are errors; all errors are reported at once, each with its key path.
 """
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import AliasEvent
 
 from mixopt.backends import BACKENDS
 from mixopt.data import DataConfig, HubSource, Source, TokenizerConfig
 from mixopt.errors import JobError, did_you_mean
 from mixopt.methods import METHODS
 from mixopt.study import Method
+from mixopt.yaml_text import parse_yaml
 
 Proportion = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -82,10 +79,11 @@ class DataSection(Section):
 
 
 class TargetSection(Section):
-    """The real run: its tokens and parameters, how often it may repeat a domain, bounds, and its prior."""
+    """The real run: its tokens, parameters and tokens per row, how often it may repeat a domain, bounds, and prior."""
 
     tokens: Positive
     parameters: Positive | None = None
+    sequence: Positive = 4096
     max_epochs: Annotated[float, Field(gt=0)] = 4.0
     lower: dict[str, Proportion] = {}
     upper: dict[str, Proportion] = {}
@@ -158,6 +156,11 @@ class Job(Section):
     validation: Annotated[ValidateSection, Field(alias="validate")] = ValidateSection()
     export: list[str] = []
 
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the method trains no proxies of its own."""
+        return METHODS[self.method["name"]].__module__.endswith(".baselines")
+
     def to_json(self) -> dict[str, Any]:
         """The resolved job with the keys of the file."""
         return self.model_dump(by_alias=True, exclude_none=True)
@@ -174,7 +177,7 @@ class Job(Section):
         elif given.file is not None:
             tokenizer = TokenizerConfig("file", file=_path(given.file, folder, "data.tokenizer.file"))
         else:
-            tokenizer = TokenizerConfig("train", vocabulary=given.train)
+            tokenizer = TokenizerConfig("train", vocabulary=given.train or 0)
         return DataConfig(domains, section.source, tokenizer, section.validation.fraction)
 
     def make_method(self) -> Method:
@@ -210,39 +213,6 @@ def parse(body: Mapping[str, Any], where: str) -> Job:
     return job
 
 
-def parse_yaml(text: str, where: str) -> Any:
-    """YAML 1.2 as plain data. Raises JobError for bad syntax, aliases, duplicate keys and keys that are not text."""
-    try:
-        for event in YAML(typ="safe", pure=True).parse(text):
-            if isinstance(event, AliasEvent):
-                raise JobError(f"{where}: line {event.start_mark.line + 1}: aliases are not allowed; write it out.")
-        body = YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError, RecursionError) as e:
-        raise JobError(f"{where}: not valid YAML: {' '.join(str(e).split())}") from e
-    _check_keys(body, where)
-    return body
-
-
-def dump_yaml(body: Mapping[str, Any]) -> str:
-    """Plain data as YAML that `parse_yaml` reads back."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    out = io.StringIO()
-    yaml.dump(dict(body), out)
-    return out.getvalue()
-
-
-def _check_keys(body: Any, where: str) -> None:
-    if isinstance(body, dict):
-        for key, value in body.items():
-            if not isinstance(key, str):
-                raise JobError(f"{where}: key {key!r} is read as a {type(key).__name__}; put it in quotes.")
-            _check_keys(value, f"{where}: {key}")
-    elif isinstance(body, list):
-        for value in body:
-            _check_keys(value, where)
-
-
 def _set(body: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition("=")
     if not equals or not path:
@@ -258,15 +228,12 @@ def _set(body: dict[str, Any], override: str) -> None:
 
 def _problems(job: Job) -> Iterator[str]:
     """What single fields cannot know."""
-    data = job.data
-    if (data.domains is None) == (data.source is None):
-        yield "data: give either domains or source (allowed: environment)."
-    for name, domain in (data.domains or {}).items():
-        if (domain.path is None) == (domain.hf is None):
-            yield f"data.domains.{name}: give either path or hf."
-        if not name or "/" in name or name.startswith("."):
-            yield f"data.domains: {name!r} cannot name a folder; use letters, digits, '-' and '_'."
-    if sum((data.tokenizer.bytes, data.tokenizer.train is not None, data.tokenizer.file is not None)) != 1:
+    try:
+        job.data_config(Path())
+    except JobError as e:
+        yield from str(e).splitlines()
+    given = job.data.tokenizer
+    if sum((given.bytes, given.train is not None, given.file is not None)) != 1:
         yield "data.tokenizer: give one of bytes, {train: vocabulary} or {file: tokenizer.json}."
     if 0 < job.validation.seeds < 3:
         yield f"validate.seeds: an interval needs at least 3 paired seeds, 0 leaves it out (got {job.validation.seeds})."
@@ -274,8 +241,8 @@ def _problems(job: Job) -> Iterator[str]:
         if name not in BACKENDS:
             yield f"export: unknown backend {name!r}; {did_you_mean(name, BACKENDS)}"
     yield from _method_problems(job.method)
-    if data.domains is not None:
-        yield from unknown_domains(job, list(data.domains))
+    if job.data.domains is not None:
+        yield from unknown_domains(job, list(job.data.domains))
 
 
 def unknown_domains(job: Job, names: Sequence[str]) -> Iterator[str]:
@@ -303,7 +270,9 @@ def _method_problems(body: Mapping[str, Any]) -> Iterator[str]:
         _method_type(name).validate_python({key: value for key, value in body.items() if key != "name"})
     except ValidationError as e:
         for error in e.errors():
-            yield _sentence({**error, "loc": ("method", *error["loc"])}, known=METHODS[name].__dataclass_fields__)
+            yield _sentence(
+                {**error, "loc": ("method", *error["loc"])}, known=[field.name for field in fields(METHODS[name])]
+            )
 
 
 def _method_type(name: str) -> TypeAdapter[Any]:
@@ -311,7 +280,7 @@ def _method_type(name: str) -> TypeAdapter[Any]:
     return TypeAdapter(checked_dataclass(METHODS[name], config=config, frozen=True))
 
 
-def _sentence(error: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> str:
+def _sentence(error: Mapping[str, Any], known: Sequence[str] | None = None) -> str:
     """One validation error with its key path, what was got and what is allowed."""
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):

@@ -18,6 +18,7 @@ from mixopt.mixture import FloatArray, Mixture
 
 SLACK = 1e-9
 REJECTIONS = 200
+NEAR = 0.01  # Euclidean distance under which a mixture would tell nothing new
 
 
 @dataclass(frozen=True)
@@ -135,29 +136,39 @@ class MixtureSpace:
         strength: tuple[float, float] = (0.1, 5.0),
         minimum: float = 2e-4,
     ) -> FloatArray:
-        """Draw `count` mixtures [N, D] around the tempered prior; draw i depends on (rng's seed, i) alone.
+        """Draw `count` mixtures [N, D] around the tempered prior; a larger count only adds to the end.
 
         Each draw picks one of 15 log-spaced strengths s and samples Dirichlet(s * prior**temperature); proportions
-        under `minimum` become zero; draws outside the user's bounds are rejected. Epoch caps are left to the proposer:
-        capping the swarm instead lets the answer break them, capping both loses more than it saves.
+        under `minimum` become zero; draws outside the user's bounds or nearly equal to an earlier one are rejected.
+        Epoch caps are left to the proposer: capping the swarm instead lets the answer break them, capping both loses
+        more than it saves.
 
-        Source: RegMix (arXiv:2407.01492), reference code `synthesize_mixture.py`; caps in the optimiser only:
-        Olmix (arXiv:2602.12237).
+        Source: RegMix (arXiv:2407.01492), reference code `synthesize_mixture.py`; no near-duplicates, caps in the
+        optimiser only: Olmix (arXiv:2602.12237).
         """
         base_D = self.prior_D**temperature
         base_D = base_D / base_D.sum()
         strengths = np.geomspace(*strength, 15)
-        return np.array([self._draw(child, base_D, strengths, minimum) for child in rng.spawn(count)])
+        w_ND = np.empty((count, len(base_D)))
+        for i, child in enumerate(rng.spawn(count)):
+            w_ND[i] = self._draw(child, base_D, strengths, minimum, w_ND[:i])
+        return w_ND
 
     def _draw(
-        self, rng: np.random.Generator, base_D: FloatArray, strengths: FloatArray, minimum: float
+        self,
+        rng: np.random.Generator,
+        base_D: FloatArray,
+        strengths: FloatArray,
+        minimum: float,
+        earlier_ND: FloatArray,
     ) -> FloatArray:
         w_D = base_D
         for _ in range(REJECTIONS):
             w_D = rng.dirichlet(np.maximum(rng.choice(strengths) * base_D, 1e-9))
             w_D = np.where(w_D < minimum, 0.0, w_D)
             w_D = w_D / w_D.sum()
-            if (w_D <= self.bound_D + SLACK).all() and (w_D >= self.lower_D - SLACK).all():
+            inside = (w_D <= self.bound_D + SLACK).all() and (w_D >= self.lower_D - SLACK).all()
+            if inside and (((earlier_ND - w_D) ** 2).sum(1) >= NEAR**2).all():
                 return w_D
         return self.project(w_D, self.bound_D)
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from mixopt.domains import Manifest
 from mixopt.mixture import FloatArray, Mixture
 from mixopt.policy import Fixed, OnlinePolicy
 from mixopt.runs import Objective, Proxy, RunRecord, RunSpec, Swarm
@@ -81,16 +79,6 @@ class Tracker(Protocol):
 
     def log(self, record: RunRecord) -> None:
         """Mirror one finished run; never blocks for long, never raises."""
-
-
-class Backend(Protocol):
-    """One framework that trains the real model."""
-
-    def export(self, plan: Mapping[str, Any], manifest: Manifest | None, out: Path) -> list[Path]:
-        """Write the mixture in the framework's own unit and syntax."""
-
-    def command(self, out: Path) -> list[str]:
-        """The launch line."""
 
 
 Train = Callable[[Sequence[RunSpec]], Iterator[RunRecord]]

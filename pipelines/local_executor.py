@@ -104,4 +104,9 @@ def _settle() -> None:
     os.environ.update(ONE_THREAD)
     parent = mp.parent_process()
     if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: mp.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)

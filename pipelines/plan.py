@@ -104,9 +104,9 @@ def repetition_notes(job: Job, manifest: Manifest, tokens: int) -> list[str]:
     if not job.proxies.match_repetition:
         return ["Proxies draw from all prepared text (match_repetition is off): they repeat less than the real run."]
     short = [d for d in manifest.domains if d.tokens * tokens > 1.01 * d.train.tokens * job.target.tokens]
+    share = tokens / job.target.tokens
     notes = [
-        f"Repetition is matched: each proxy may draw {tokens / job.target.tokens:.3g} of a domain's available tokens, "
-        "so that a proportion means as many epochs for a proxy as for the real run."
+        f"Repetition is matched: a proxy may draw {share:.3g} of a domain's tokens, so as to repeat it like the real run."
     ]
     if short:
         said = ", ".join(f"{d.name} ({d.train.tokens:,} prepared)" for d in short)
@@ -121,8 +121,7 @@ def _supply(domain: Domain, tokens: int, target_tokens: int, *, match: bool) -> 
 def cost(job: Job, domains: int, vocabulary: int, arms: int) -> Mapping[str, Any]:
     """What a search will train, before any text is read: runs, tokens and FLOPs."""
     chosen = setting(job.proxies, domains)
-    baseline = job.method["name"] in ("prior", "uniform", "unimax")
-    count = 0 if baseline else chosen.count
+    count = 0 if job.is_baseline else chosen.count
     runs = count + arms * job.validation.seeds
     per_token = chosen.shape.flops(vocabulary)
     evaluated = chosen.eval_tokens * domains * job.proxies.checkpoints

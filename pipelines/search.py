@@ -16,7 +16,7 @@ from mixopt import handoff, report, results, tables
 from mixopt.backends import export_all
 from mixopt.domains import Manifest
 from mixopt.errors import JobError
-from mixopt.job import Job, dump_yaml, parse_yaml
+from mixopt.job import Job
 from mixopt.laws import make
 from mixopt.mixture import Mixture
 from mixopt.progress import Progress
@@ -25,6 +25,7 @@ from mixopt.search import Workshop
 from mixopt.store import Store, write_atomically
 from mixopt.study import Executor, Method, Recommendation, Study
 from mixopt.validate import Validate, arms
+from mixopt.yaml_text import dump_yaml, parse_yaml
 from pipelines.local_executor import LocalExecutor
 from pipelines.mlflow_tracker import Question, make_tracker
 from pipelines.plan import make_study, repetition_notes, setting
@@ -136,7 +137,7 @@ def write(job: Job, study: Study, manifest: Manifest, document: dict[str, Any], 
         tables.write_swarm(study.swarm.good, study.space.names, study.objective.metrics, out)
     report.write(document, out)
     if job.export:
-        export_all(handoff.load(out / "mixture.json"), job.export, out / "export")
+        export_all(handoff.load(out / "mixture.json"), job.export, out / "export", sequence=job.target.sequence)
 
 
 def make_executor(job: Job, manifest: Manifest) -> Executor:

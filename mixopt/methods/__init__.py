@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mixopt.methods.baselines import Prior, UniMax, Uniform
+from mixopt.methods.baselines import Prior, Uniform, UniMax
 from mixopt.methods.olmix import Olmix
 from mixopt.methods.regmix import RegMix
 

@@ -35,5 +35,6 @@ class Olmix:
     def recommend(self, study: Study, rng: np.random.Generator) -> Recommendation:
         """Steps 2 and 3. Raises SwarmError for fewer good runs than the law can bear."""
         X_RD, Y_RM = study.table()
-        law = laws.make(self.law).fit(X_RD, Y_RM)
-        return answer(study, law, minimise(law.curve(study.objective.weights_M), study.space, self.kl))
+        law = laws.make_convex(self.law).fit(X_RD, Y_RM)
+        p_D = minimise(law.curve(study.objective.weights_M), study.space, self.kl)
+        return answer(study.space, study.objective, X_RD, Y_RM, law, p_D)

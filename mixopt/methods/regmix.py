@@ -40,4 +40,4 @@ class RegMix:
         law = laws.make(self.law).fit(X_RD, Y_RM)
         weights_M = study.objective.weights_M
         p_D = simulate(lambda X_ND: law.predict(X_ND) @ weights_M, study.space, rng, self.candidates, self.keep)
-        return answer(study, law, p_D)
+        return answer(study.space, study.objective, X_RD, Y_RM, law, p_D)

@@ -36,7 +36,9 @@ def one_ray() -> Iterator[None]:
 
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *([before] if before else [])])
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=1 << 27, log_to_driver=False, logging_level="error")
+    ray.init(
+        num_cpus=2, include_dashboard=False, object_store_memory=1 << 27, log_to_driver=False, logging_level="error"
+    )
     yield
     ray.shutdown()
     if before is None:

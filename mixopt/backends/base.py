@@ -1,0 +1,151 @@
+"""What the backends share: the seam, which proportions a stack can express, and how text and numbers are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+from urllib.parse import quote
+
+from mixopt.errors import ExportError
+from mixopt.handoff import Plan
+from mixopt.mixture import Mixture
+
+Tail = Literal["drop", "raise", "pool"]
+"""What becomes of proportions below a stack's resolution: left out, refused, or given to the largest of them."""
+
+NUMBERS = "numbers.json"
+README = "README.md"
+
+
+class Backend(Protocol):
+    """One framework that trains the real model."""
+
+    @property
+    def name(self) -> str:
+        """What the user calls it."""
+
+    def export(self, plan: Plan, out: Path) -> list[Path]:
+        """Write the mixture in the framework's own unit and syntax. Raises ExportError where it cannot say it."""
+
+    def command(self, out: Path) -> list[str]:
+        """The lines to paste: shell, or Python where the framework is configured in Python."""
+
+    def read_back(self, out: Path) -> dict[str, float]:
+        """Token proportions that the framework would draw, by its own rule, from the files in `out`."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """One phase as a stack can express it: positive proportions that sum to 1, and what was left out."""
+
+    mixture: Mixture
+    zero: tuple[str, ...] = ()
+    tail: tuple[str, ...] = ()
+
+
+def settle(mixture: Mixture, least: Mapping[str, float], tail: Tail) -> Settled:
+    """Leave out zeros, and treat positive proportions under the stack's resolution `least` as `tail` says.
+
+    Raises ExportError if the tail is refused, or if nothing is left.
+    """
+    zero = tuple(name for name, p in mixture.items() if p == 0)
+    small = {name: p for name, p in mixture.items() if 0 < p < least[name]}
+    kept = {name: p for name, p in mixture.items() if p > 0 and name not in small}
+    said = ", ".join(f"{name} {p:.3g}" for name, p in small.items())
+    if small and tail == "raise":
+        raise ExportError(f"below one sample of the run: {said}. Use tail 'drop' or 'pool', or a larger token budget.")
+    if small and tail == "pool":
+        largest = max(small, key=lambda name: small[name])
+        kept[largest] = sum(small.values())
+        if kept[largest] < least[largest]:
+            raise ExportError(f"below one sample of the run even when pooled: {said}. Use tail 'drop'.")
+    if not kept:
+        raise ExportError(f"every proportion is below one sample of the run: {said}. The token budget is too small.")
+    return Settled(Mixture.normalised(kept), zero, tuple(name for name in small if name not in kept))
+
+
+def left_out(settled: Sequence[Settled]) -> list[str]:
+    """One sentence for the domains without a proportion, and one for those below the resolution."""
+    sentences = []
+    for k, phase in enumerate(settled):
+        where = f" in phase {k}" if len(settled) > 1 else ""
+        for why, names in (("proportion 0", phase.zero), ("below one sample of the run", phase.tail)):
+            if names:
+                sentences.append(f"Left out{where}, {why}: {', '.join(quoted(name) for name in names)}.")
+    return sentences
+
+
+def deviation(plan: Plan, backend: Backend, out: Path) -> float:
+    """Largest |exported - intended| over the domains, as token proportions of the whole run."""
+    exported = backend.read_back(out)
+    return max(abs(exported.get(name, 0.0) - p) for name, p in plan.mixture.items())
+
+
+def number(value: float) -> str:
+    """A float to its last bit, with the point without which YAML 1.1 reads `2e-07` as text."""
+    mantissa, e, exponent = repr(float(value)).partition("e")
+    return mantissa + (".0" if e and "." not in mantissa else "") + e + exponent
+
+
+def quoted(text: str) -> str:
+    """A double-quoted YAML scalar, safe in comments too: nothing in it is special, nothing ends the line."""
+    return '"' + "".join(_escaped(c) for c in text) + '"'
+
+
+def folder(name: str) -> str:
+    """The domain's name as one part of a path: distinct names stay distinct."""
+    return quote(name, safe="")
+
+
+def write(out: Path, files: Mapping[str, str]) -> list[Path]:
+    """Write text files into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (out / name).write_text(text, encoding="utf-8", newline="\n")
+    return [out / name for name in files]
+
+
+def as_json(body: Mapping[str, Any]) -> str:
+    """Readable JSON."""
+    return json.dumps(body, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_numbers(out: Path) -> Any:
+    """What an export noted beside the stack's own files. Raises ExportError if it is not there."""
+    try:
+        return json.loads((out / NUMBERS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise ExportError(f"{out}: no readable {NUMBERS} ({e}). Export again.") from e
+
+
+def readme(plan: Plan, title: str, notes: Sequence[str], lines: Sequence[str]) -> str:
+    """The page for people: what was exported, what to know of it, what to paste, domain by domain."""
+    domains = [
+        f"- {quoted(name)}: proportion {plan.mixture[name]:.6g} of tokens, {plan.epochs[name]:.4g} epochs"
+        for name in plan.names
+    ]
+    return "\n".join(
+        [
+            f"# {title}",
+            "",
+            f"Mixture `{plan.id}`, {plan.target_tokens:,} target tokens. Proportions are of training tokens.",
+            "",
+            *(f"- {note}" for note in notes),
+            "",
+            "```",
+            *lines,
+            "```",
+            "",
+            *domains,
+            "",
+        ]
+    )
+
+
+def _escaped(c: str) -> str:
+    if c in '"\\':
+        return "\\" + c
+    return c if c.isprintable() else f"\\U{ord(c):08X}"

@@ -1,0 +1,57 @@
+"""Linear law: every domain adds its own share, nothing interacts.
+
+    f_m(p) = sum_j a_mj p_j,    a = mean + argmin_b |X b - (y - mean)|^2 + ridge * s * |b|^2
+
+There is no intercept: proportions sum to 1, so a constant is the same number added to every a_j. `s` is the mean
+diagonal of X'X, which makes the ridge free of units; it only decides where the runs do not (fewer runs than domains,
+domains that always move together), and there it draws towards the mean metric. On the simplex this is the first-order
+Scheffe polynomial, RegMix's baseline.
+
+Shapes: R runs, N candidates, D domains, M metrics.
+
+Source: Scheffe 1958, "Experiments with mixtures"; as RegMix's baseline, arXiv:2407.01492. The ridge is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+
+from mixopt.laws.base import Curve, check_runs
+from mixopt.mixture import FloatArray
+
+
+@dataclass
+class Linear:
+    """a . p for each metric; a baseline that needs few runs. Learned: coef_ [M, D]."""
+
+    ridge: float = 1e-3
+
+    convex: ClassVar[bool] = True
+
+    def min_runs(self, domains: int) -> int:
+        """Half as many runs as domains, at least four: the ridge answers for the rest."""
+        return max(4, (domains + 1) // 2)
+
+    def fit(self, X_RD: FloatArray, Y: FloatArray) -> Self:
+        """Learn from mixtures [R, D] and metrics [R] or [R, M]. Raises SwarmError for runs that it cannot use."""
+        self.single_ = np.ndim(Y) == 1
+        X_RD, Y_RM = check_runs(self, X_RD, Y)
+        mean_M = Y_RM.mean(axis=0)
+        gram_DD = X_RD.T @ X_RD
+        ridge_DD = self.ridge * gram_DD.diagonal().mean() * np.eye(len(gram_DD))
+        self.coef_ = (mean_M + np.linalg.solve(gram_DD + ridge_DD, X_RD.T @ (Y_RM - mean_M))).T
+        return self
+
+    def predict(self, X_ND: FloatArray) -> FloatArray:
+        """Metrics [N] or [N, M], as in `fit`."""
+        P_NM = X_ND @ self.coef_.T
+        return P_NM[:, 0] if self.single_ else P_NM
+
+    def curve(self, weights_M: FloatArray) -> Curve:
+        """The weighted mean of the metrics: linear, its Hessian is zero."""
+        a_D = weights_M @ self.coef_
+        flat_DD = np.zeros((len(a_D), len(a_D)))
+        return lambda p_D: (float(a_D @ p_D), a_D, flat_DD)

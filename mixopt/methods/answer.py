@@ -1,0 +1,54 @@
+"""From a fitted law and a mixture to a recommendation: what it predicts, how sure it is, how well the law fits.
+
+Shapes: R runs, D domains, M metrics in the order of `objective.metrics`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mixopt import quality
+from mixopt.errors import SwarmError
+from mixopt.laws.base import Law
+from mixopt.mixture import FloatArray, Mixture
+from mixopt.runs import Objective
+from mixopt.space import MixtureSpace
+from mixopt.study import Recommendation
+
+
+def answer(
+    space: MixtureSpace, objective: Objective, X_RD: FloatArray, Y_RM: FloatArray, law: Law, p_D: FloatArray
+) -> Recommendation:
+    """Recommend the mixture [D] that was found with this law, fitted to these runs.
+
+    The interval and the fit come from predictions out of fold; without them where too few runs are left for that.
+    """
+    metrics = dict(zip(objective.metrics, law.predict(p_D[None])[0].tolist(), strict=True))
+    value, half = objective.value(metrics), None
+    evidence: dict[str, Any] = {"law": type(law).__name__.lower()}
+    try:
+        P_RM = quality.out_of_fold(law, X_RD, Y_RM)
+    except SwarmError:
+        pass
+    else:
+        half = quality.interval(Y_RM, P_RM, objective)
+        evidence["fit"] = {"law": evidence["law"], "runs": len(X_RD)} | quality.describe(Y_RM, P_RM, objective)
+        evidence["fit"]["own_proportion"] = quality.own_proportion(X_RD, Y_RM, space.names, objective.metrics)
+        evidence["fit"]["out_of_fold"] = _points(Y_RM, P_RM, objective)
+    return Recommendation(
+        Mixture.from_array(space.names, p_D),
+        predicted={"objective": value, **metrics},
+        interval=(value - half, value + half) if half is not None else None,
+        evidence=evidence,
+    )
+
+
+def _points(Y_RM: FloatArray, P_RM: FloatArray, objective: Objective) -> dict[str, Any]:
+    """Observed and predicted values for the report's pictures."""
+    weights_M = objective.weights_M
+    return {
+        "observed": dict(zip(objective.metrics, Y_RM.T.tolist(), strict=True)),
+        "predicted": dict(zip(objective.metrics, P_RM.T.tolist(), strict=True)),
+        "objective_observed": (Y_RM @ weights_M).tolist(),
+        "objective_predicted": (P_RM @ weights_M).tolist(),
+    }

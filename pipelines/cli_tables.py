@@ -1,0 +1,94 @@
+"""The commands that work on two CSV files of runs made anywhere: fit, propose, predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli import Json, app, end
+from pipelines.terminal import Terminal
+
+Ratios = Annotated[Path, typer.Option(help="CSV of proportions: one row per run, one column per domain.")]
+Metrics = Annotated[Path, typer.Option(help="CSV of metrics: one row per run, joined on run, run_id or index.")]
+TargetOption = Annotated[str, typer.Option(help="A metric's name, mean, or all.")]
+LawOption = Annotated[str, typer.Option(help="The law; `mixopt laws` lists them.")]
+
+
+@app.command()
+def fit(
+    ratios: Ratios,
+    metrics: Metrics,
+    target: TargetOption = "mean",
+    law: LawOption = "loglinear",
+    test_ratios: Annotated[Path | None, typer.Option(help="Measure on these runs instead of out of fold.")] = None,
+    test_metrics: Annotated[Path | None, typer.Option(help="The metrics of the test runs.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit a law to runs and say how well it predicts runs that it has not seen.
+
+    Example: `mixopt fit --ratios ratios.csv --metrics metrics.csv --target all --law lightgbm`
+    """
+    from pipelines.swarm_files import Request
+    from pipelines.swarm_files import fit as measure
+
+    found = measure(Request(ratios, metrics, target, law), test_ratios, test_metrics)
+    Terminal(to_stderr=as_json).fit(found)
+    end(found, as_json)
+
+
+@app.command()
+def propose(
+    ratios: Ratios,
+    metrics: Metrics,
+    domains: Annotated[Path, typer.Option(help="CSV with columns domain, tokens and optionally prior, lower, upper.")],
+    target_tokens: Annotated[str, typer.Option(help="Tokens of the real run, such as 25_000_000_000.")],
+    max_epochs: Annotated[float, typer.Option(help="How often the real run may repeat a domain.")] = 4.0,
+    target: TargetOption = "mean",
+    law: LawOption = "loglinear",
+    kl: Annotated[float, typer.Option(help="Pull to the prior for convex laws, per nat of KL divergence.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Seed of the simulation for laws that are not convex.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Propose the best mixture for a real run, from runs made anywhere.
+
+    Example: `mixopt propose --ratios ratios.csv --metrics metrics.csv --domains domains.csv --target-tokens 25_000_000_000`
+    """
+    from pipelines.swarm_files import Request, Target
+    from pipelines.swarm_files import propose as find
+
+    found = find(Request(ratios, metrics, target, law), Target(domains, _count(target_tokens), max_epochs, kl, seed))
+    Terminal(to_stderr=as_json).proposal(found)
+    end(found, as_json)
+
+
+@app.command()
+def predict(
+    ratios: Ratios,
+    metrics: Metrics,
+    mixture: Annotated[Path, typer.Option(help='mixture.json of a search, or a plain {"web": 0.5, ...}.')],
+    target: TargetOption = "mean",
+    law: LawOption = "loglinear",
+    as_json: Json = False,
+) -> None:
+    """Predict the metrics of one mixture, from runs made anywhere.
+
+    Example: `mixopt predict --ratios ratios.csv --metrics metrics.csv --law loglinear --mixture mixture.json`
+    """
+    from pipelines.swarm_files import Request
+    from pipelines.swarm_files import predict as ask
+
+    found = ask(Request(ratios, metrics, target, law), mixture)
+    Terminal(to_stderr=as_json).prediction(found)
+    end(found, as_json)
+
+
+def _count(text: str) -> int:
+    try:
+        value = float(text.replace("_", "").replace(",", ""))
+    except ValueError:
+        value = 0.0
+    if not value >= 1 or value != int(value):
+        raise typer.BadParameter(f"must be a whole number of tokens such as 25_000_000_000 (got {text!r}).")
+    return int(value)

@@ -1,0 +1,315 @@
+"""Documents in, token shards and a manifest out: done once for the same inputs.
+
+    store/data/<key>/manifest.json          domains, counts, tokenizer
+    store/data/<key>/prepared.json          what the key stands for, and how many documents were dropped
+    store/data/<key>/<domain>/train-00000.u16
+
+The folder is written under another name and renamed: present means complete.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from mixopt.data import DataConfig
+from mixopt.domains import Domain, Manifest, Shard, Split
+from mixopt.errors import DataError
+from mixopt.progress import Progress
+from pipelines import environment, readers, tokenizer
+from pipelines.readers import Part
+from pipelines.tokenizer import Encoder, TokenArray
+
+FORMAT = "mixopt.data/v1"
+SHARD_TOKENS = 1 << 28
+BATCH_BYTES = 1 << 21  # of text, encoded at once
+SAMPLE_BYTES = 1 << 25  # of text, on which a tokenizer is trained
+SAMPLE_PART = 1 << 16  # of it, from each file that is sampled, at least
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The documents of one domain. Without `valid` parts, the held-out ones are split off `train`."""
+
+    name: str
+    sources: tuple[str, ...]
+    train: list[Part]
+    valid: list[Part] = field(default_factory=list)
+
+
+@dataclass
+class HeldOut:
+    """Which documents are held out: those of `valid` parts, elsewhere the hashes of a text below `limit`.
+
+    Equal texts are always on one side, in whichever domains they are. Where one domain has `valid` parts, the digests
+    of all held-out documents are kept, 8 bytes each.
+    """
+
+    limit: int
+    keep: bool
+    digests: set[int] = field(default_factory=set)
+
+    def side(self, raw: bytes, split_off: bool) -> str:
+        """Where a document belongs: `train`, `valid` or, if another domain holds it out, `dropped`."""
+        digest = _digest(raw)
+        if split_off and digest < self.limit:
+            if self.keep:
+                self.digests.add(digest)
+            return "valid"
+        return "dropped" if digest in self.digests else "train"
+
+    def never(self, raw: bytes) -> bool:
+        """Whether no domain could hold this document out."""
+        return _digest(raw) >= self.limit and _digest(raw) not in self.digests
+
+
+@dataclass
+class Shards:
+    """One side of a domain as it is written: its token files, counts, and a running hash of the tokens."""
+
+    root: Path
+    stem: str
+    suffix: str
+    split: Split = field(default_factory=Split)
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def append(self, documents: Sequence[TokenArray], size: int) -> None:
+        """Write documents of `size` bytes of text to the last shard, or to a new one where they would not fit."""
+        ids = np.concatenate(documents)
+        *full, last = self.split.shards or (Shard(f"{self.stem}-00000.{self.suffix}", 0),)
+        if last.tokens and last.tokens + len(ids) > SHARD_TOKENS:
+            full, last = [*full, last], Shard(f"{self.stem}-{len(full) + 1:05d}.{self.suffix}", 0)
+        with (self.root / last.path).open("ab") as f:
+            f.write(ids.tobytes())
+        self.digest.update(ids)
+        self.split = Split(
+            self.split.tokens + len(ids),
+            self.split.bytes + size,
+            self.split.documents + len(documents),
+            (*full, replace(last, tokens=last.tokens + len(ids))),
+        )
+
+
+def prepare(config: DataConfig, store: Path, progress: Progress) -> Manifest:
+    """The manifest of the configured text, which is tokenised unless the same inputs have been before.
+
+    The sources' own `tokens` are laid over what is stored. Raises DataError for text that cannot be used.
+    """
+    corpora = _corpora(config)
+    inputs = {
+        "format": FORMAT,
+        "tokenizer": [config.tokenizer.kind, config.tokenizer.vocabulary, config.tokenizer.end_of_text],
+        "tokenizer_file": _sha(tokenizer.read(config.tokenizer)),
+        "validation_fraction": config.validation_fraction,
+        "max_bytes": config.max_bytes,
+        "domains": {c.name: [[part.identity for part in side] for side in (c.train, c.valid)] for c in corpora},
+    }
+    folder = store / "data" / _sha(json.dumps(inputs, sort_keys=True))
+    if not (folder / "manifest.json").exists():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _alone(folder, progress):
+                if not (folder / "manifest.json").exists():
+                    _publish(folder, lambda out: _build(config, corpora, inputs, out, progress))
+        except OSError as e:
+            raise DataError(f"store {store}: cannot be written ({e}). Free space there, or name another store.") from e
+    return _with_available_tokens(Manifest.load(folder), config)
+
+
+def _corpora(config: DataConfig) -> list[Corpus]:
+    """The domains, sorted by name, with their files."""
+    if config.domains is None:
+        found = [Corpus(name, ("environment",), [part]) for name, part in sorted(environment.parts().items())]
+    else:
+        found = _each(lambda name: _corpus(name, config), sorted(config.domains))
+    if len(found) < 2:
+        names = ", ".join(corpus.name for corpus in found) or "none"
+        raise DataError(f"data: a mixture needs at least two domains (got {names}). Add a domain.")
+    return found
+
+
+def _corpus(name: str, config: DataConfig) -> Corpus:
+    source = (config.domains or {})[name]
+    where = source.hf.path if source.hf else source.path
+    valid = readers.files(name, source.valid, source.text) if source.valid else []
+    return Corpus(name, tuple(s for s in (where, source.valid) if s), readers.parts(name, source), valid)
+
+
+def _build(config: DataConfig, corpora: list[Corpus], inputs: dict[str, Any], out: Path, progress: Progress) -> None:
+    """Write shards, tokenizer and manifest into `out`."""
+    _each(lambda corpus: next(_documents([*corpus.valid, *corpus.train]), None), corpora)
+    held_out = HeldOut(int(config.validation_fraction * 2**64), keep=any(corpus.valid for corpus in corpora))
+    for corpus in corpora:
+        held_out.digests.update(_digest(raw) for _, raw in _documents(corpus.valid, config.max_bytes))
+    with progress.task("train the tokenizer", None, "bytes") as advance:
+        encoder = tokenizer.make(config.tokenizer, _sample(corpora, held_out, advance))
+    encoder.save(out)
+    domains, dropped = [], {}
+    for corpus in sorted(corpora, key=lambda c: bool(c.valid)):  # what is split off must be known to the others
+        with progress.task(f"tokenise {corpus.name}", None, "bytes") as advance:
+            sided = _sided(corpus, held_out, config.max_bytes)
+            domain, dropped[corpus.name] = _tokenise(corpus, sided, encoder, out, advance)
+        domains.append(_checked(domain, config))
+    Manifest(tuple(sorted(domains, key=lambda d: d.name)), encoder.identity, out).save()
+    (out / "prepared.json").write_text(json.dumps({**inputs, "dropped": dropped}, indent=1) + "\n", encoding="utf-8")
+
+
+def _sample(corpora: list[Corpus], held_out: HeldOut, advance: Callable[[float], None]) -> Iterator[str]:
+    """Documents on which to train a tokenizer: as much of each domain, spread over its files, none of it held out."""
+    share = SAMPLE_BYTES // len(corpora)
+    for corpus in corpora:
+        chosen = corpus.train[:: max(1, len(corpus.train) * SAMPLE_PART // share)]
+        for part in chosen:
+            for text, raw in _documents([part], share // len(chosen)):
+                if held_out.never(raw):
+                    advance(len(raw))
+                    yield text[:share]
+
+
+def _sided(corpus: Corpus, held_out: HeldOut, limit: int | None) -> Iterator[tuple[str, str, int]]:
+    """(side, text, bytes) of each document."""
+    for text, raw in _documents(corpus.valid, limit):
+        yield "valid", text, len(raw)
+    for text, raw in _documents(corpus.train, limit):
+        yield held_out.side(raw, split_off=not corpus.valid), text, len(raw)
+
+
+def _tokenise(
+    corpus: Corpus,
+    sided: Iterable[tuple[str, str, int]],
+    encoder: Encoder,
+    out: Path,
+    advance: Callable[[float], None],
+) -> tuple[Domain, int]:
+    """Write one domain's shards; also the number of documents dropped because they are held out elsewhere."""
+    suffix = "u16" if encoder.identity.vocabulary <= 1 << 16 else "u32"
+    shards = {side: Shards(out, f"{corpus.name}/{side}", suffix) for side in ("train", "valid")}
+    (out / corpus.name).mkdir()
+    dropped = 0
+    for batch in _batches(sided):
+        for side, shard in shards.items():
+            texts = [text for own, text, _ in batch if own == side]
+            if texts:
+                shard.append(encoder.encode(texts), sum(size for own, _, size in batch if own == side))
+        dropped += sum(own == "dropped" for own, _, _ in batch)
+        advance(sum(size for _, _, size in batch))
+    train, valid = shards["train"], shards["valid"]
+    fingerprint = _sha(f"{encoder.identity.fingerprint}\n{train.digest.hexdigest()}\n{valid.digest.hexdigest()}")
+    return Domain(corpus.name, train.split.tokens, train.split, valid.split, fingerprint, corpus.sources), dropped
+
+
+def _checked(domain: Domain, config: DataConfig) -> Domain:
+    """The domain. Raises DataError where one side of it is empty."""
+    count = domain.train.documents + domain.valid.documents
+    if not count:
+        raise DataError(f"domain {domain.name!r}: no document with text in {', '.join(domain.sources)}.")
+    if not domain.valid.documents:
+        raise DataError(
+            f"domain {domain.name!r}: no held-out document among its {count:,} (validation fraction "
+            f"{config.validation_fraction:g}). Add documents (a .txt file is one), hold out a larger fraction, or give `valid`."
+        )
+    if not domain.train.documents:
+        raise DataError(
+            f"domain {domain.name!r}: no document to train on, all {count:,} are held out. Add documents, or hold out a "
+            "smaller fraction."
+        )
+    return domain
+
+
+def _with_available_tokens(manifest: Manifest, config: DataConfig) -> Manifest:
+    """The manifest with the token counts that the configuration gives for the real run."""
+    given = {name: source.tokens for name, source in (config.domains or {}).items() if source.tokens is not None}
+    for domain in manifest.domains:
+        if given.get(domain.name, domain.train.tokens) < domain.train.tokens:
+            raise DataError(
+                f"data.domains.{domain.name}.tokens: {given[domain.name]:,} are fewer than the {domain.train.tokens:,} "
+                "prepared from its documents. Give at least these, or leave it out where the documents are all there is."
+            )
+    return replace(manifest, domains=tuple(replace(d, tokens=given.get(d.name, d.tokens)) for d in manifest.domains))
+
+
+def _documents(parts: Iterable[Part], limit: int | None = None) -> Iterator[tuple[str, bytes]]:
+    """Each document that has text, and its UTF-8, until `limit` bytes of them."""
+    size = 0
+    for part in parts:
+        for text in part.read():
+            if text and not text.isspace():
+                raw = text.encode()
+                size += len(raw)
+                yield text, raw
+            if limit is not None and size >= limit:
+                return
+
+
+def _batches(sided: Iterable[tuple[str, str, int]]) -> Iterator[list[tuple[str, str, int]]]:
+    """Documents in lists of about BATCH_BYTES."""
+    batch, total = [], 0
+    for item in sided:
+        batch.append(item)
+        total += item[2]
+        if total >= BATCH_BYTES:
+            yield batch
+            batch, total = [], 0
+    yield batch
+
+
+def _each(act: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """`act` on every item. Raises one DataError with everything that is wrong."""
+    done, problems = [], []
+    for item in items:
+        try:
+            done.append(act(item))
+        except DataError as e:
+            problems.append(e)
+    if problems:
+        raise DataError("\n".join(map(str, problems))) from problems[0]
+    return done
+
+
+@contextmanager
+def _alone(folder: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock of one prepared folder; a killed process gives it back."""
+    with folder.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with progress.task("another process prepares the same text", None):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _publish(folder: Path, build: Callable[[Path], None]) -> None:
+    """Build under another name and rename; first remove what a killed process left there."""
+    out = folder.parent / f".{folder.name}.partial"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    try:
+        build(out)
+        for path in (path for path in out.rglob("*") if path.is_file()):
+            with path.open("rb") as f:
+                os.fsync(f.fileno())
+        shutil.rmtree(folder, ignore_errors=True)  # without its manifest it is of no use
+        out.rename(folder)
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def _digest(raw: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "big")
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,163 @@
+"""`fit`, `propose` and `predict`: laws on runs that were made anywhere, from two CSV files.
+
+Shapes: R runs, D domains, M metrics.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from mixopt import quality
+from mixopt.domains import Domain
+from mixopt.errors import DataError, JobError, did_you_mean
+from mixopt.handoff import load_mixture
+from mixopt.laws import make
+from mixopt.laws.base import ConvexLaw, Law
+from mixopt.methods.answer import answer
+from mixopt.mixture import FloatArray
+from mixopt.proposers import minimise, simulate
+from mixopt.runs import Objective
+from mixopt.space import MixtureSpace
+from mixopt.tables import Table, metric_name, read_domains, read_swarm
+
+EACH = ("all", "mean")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Two files, what to look at in them, and the law."""
+
+    ratios: Path
+    metrics: Path
+    target: str
+    law: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """The real run that `propose` optimises for."""
+
+    domains: Path
+    tokens: int
+    max_epochs: float
+    kl: float
+    seed: int
+
+
+def fit(request: Request, test_ratios: Path | None, test_metrics: Path | None) -> dict[str, Any]:
+    """How well the law predicts the metrics: on the test files if given, else out of fold."""
+    if (test_ratios is None) != (test_metrics is None):
+        raise JobError("--test-ratios and --test-metrics belong together; give both or neither.")
+    table, objective, Y_RM = _read(request)
+    began = time.perf_counter()
+    law = make(request.law).fit(table.X_RD, Y_RM)
+    seconds = time.perf_counter() - began
+    notes = list(table.notes)
+    P_RM = quality.out_of_fold(law, table.X_RD, Y_RM)
+    if test_ratios is not None and test_metrics is not None:
+        test = read_swarm(test_ratios, test_metrics)
+        notes += test.notes
+        X_RD, observed_RM = _columns(test.X_RD, test.names, table.names, "domain"), _metrics(test, objective)
+        described = quality.describe(
+            observed_RM, law.predict(X_RD), objective, quality.half_widths(Y_RM, P_RM, objective)
+        )
+        own = quality.own_proportion(X_RD, observed_RM, table.names, objective.metrics)
+    else:
+        described = quality.describe(Y_RM, P_RM, objective)
+        own = quality.own_proportion(table.X_RD, Y_RM, table.names, objective.metrics)
+    if request.target == "mean":
+        described["targets"] = {"mean": described["mean_loss"]}
+    return {
+        "law": request.law,
+        "runs": len(table.runs),
+        **described,
+        "own_proportion": own,
+        "fit_seconds": seconds,
+        "measured": "on the test files" if test_ratios is not None else "out of fold",
+        "notes": notes,
+    }
+
+
+def propose(request: Request, target: Target) -> dict[str, Any]:
+    """The best mixture by the law under the real run's bounds: exactly for convex laws, by simulation for others."""
+    table, objective, Y_RM = _read(request)
+    domains, prior, lower, upper = read_domains(target.domains)
+    space = MixtureSpace(domains, target.tokens, target.max_epochs, prior, lower, upper)
+    X_RD = _columns(table.X_RD, table.names, space.names, "domain")
+    law = make(request.law).fit(X_RD, Y_RM)
+    p_D = optimum(law, objective, space, target)
+    best = answer(space, objective, X_RD, Y_RM, law, p_D)
+    return {
+        "mixture": dict(best.mixture),
+        "predicted": {
+            "objective": best.predicted["objective"],
+            "interval": list(best.interval) if best.interval else None,
+            "prior": float(objective.weights_M @ law.predict(space.prior_D[None])[0]),
+            "metrics": {metric: best.predicted[metric] for metric in objective.metrics},
+        },
+        "effective_domains": best.mixture.effective_domains,
+        "epochs": space.epochs(best.mixture),
+        "kl_to_prior": best.mixture.kl(space.prior_mixture),
+        "notes": list(table.notes),
+    }
+
+
+def predict(request: Request, mixture: Path) -> dict[str, Any]:
+    """The law's values at one mixture."""
+    table, objective, Y_RM = _read(request)
+    law = make(request.law).fit(table.X_RD, Y_RM)
+    given = load_mixture(mixture)
+    space = MixtureSpace(tuple(Domain(name, 1) for name in table.names), 1)
+    found = answer(space, objective, table.X_RD, Y_RM, law, given.array(table.names))
+    nearest = float(np.abs(table.X_RD - given.array(table.names)).sum(1).min())
+    return {
+        "predicted": {
+            "objective": found.predicted["objective"],
+            "interval": list(found.interval) if found.interval else None,
+            "metrics": {metric: found.predicted[metric] for metric in objective.metrics},
+        },
+        "distance_to_nearest_run": nearest,
+        "notes": list(table.notes),
+    }
+
+
+def optimum(law: Law, objective: Objective, space: MixtureSpace, target: Target) -> FloatArray:
+    """The mixture [D] with the lowest predicted objective, plus the pull to the prior for convex laws."""
+    if law.convex:
+        return minimise(cast(ConvexLaw, law).curve(objective.weights_M), space, target.kl)
+    rng = np.random.default_rng(target.seed)
+    return simulate(lambda X_ND: law.predict(X_ND) @ objective.weights_M, space, rng)
+
+
+def _read(request: Request) -> tuple[Table, Objective, FloatArray]:
+    """The runs, the objective over the chosen metrics, and these metrics [R, M]."""
+    table = read_swarm(request.ratios, request.metrics)
+    chosen = metric_name(request.target)
+    if request.target not in EACH and chosen not in table.metrics:
+        raise JobError(f"--target: unknown metric {request.target!r}; {did_you_mean(chosen, [*table.metrics, *EACH])}")
+    wanted = table.metrics if request.target in EACH else (chosen,)
+    objective = Objective(dict.fromkeys(wanted, 1.0))
+    return table, objective, _metrics(table, objective)
+
+
+def _metrics(table: Table, objective: Objective) -> FloatArray:
+    return _columns(table.Y_RM, table.metrics, objective.metrics, "metric")
+
+
+def _columns(values: FloatArray, have: Sequence[str], wanted: Sequence[str], what: str) -> FloatArray:
+    """Columns in another order. Raises DataError for one that is missing, or for a domain that nobody asked for."""
+    for name in wanted:
+        if name not in have:
+            raise DataError(f"{what} {name!r} is missing in one of the files; {did_you_mean(name, have)}")
+    left = [name for name in have if name not in wanted]
+    if what == "domain" and left:
+        raise DataError(
+            f"domains {', '.join(left)} stand in one file only; every domain needs its column and its tokens."
+        )
+    return values[:, [list(have).index(name) for name in wanted]]

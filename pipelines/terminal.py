@@ -1,0 +1,111 @@
+"""What a command shows to people: tables and sentences. The only home of rich's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+class Terminal:
+    """Writes to standard output, or to standard error where standard output belongs to a machine."""
+
+    def __init__(self, *, to_stderr: bool = False) -> None:
+        self._console = Console(stderr=to_stderr, highlight=False)
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Rows of text under a header; columns of numbers stand right."""
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for i, name in enumerate(header):
+            numeric = bool(rows) and all(row[i][-1:].isdigit() or row[i] in ("", "-") for row in rows)
+            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(_plain(cell) for cell in row))
+        self._console.print(table)
+
+    def lines(self, lines: Sequence[str]) -> None:
+        """One sentence a line."""
+        for line in lines:
+            self._console.print(line, markup=False, soft_wrap=True)
+
+    def error(self, message: str) -> None:
+        """What went wrong, and what to do."""
+        self._console.print(f"error: {message}", markup=False, soft_wrap=True, style="red")
+
+    def results(self, results: Mapping[str, Any], directory: Path) -> None:
+        """A finished search: the mixture, the verdict, where to read on."""
+        rows = [
+            [
+                row["name"],
+                f"{row['prior']:.4f}",
+                f"{row['recommended']:.4f}",
+                f"{row['epochs']:.2f}",
+                f"{row['upper']:.4f}",
+            ]
+            for row in results["domains"]
+        ]
+        self.table(["domain", "prior", "recommended", "epochs", "most allowed"], rows)
+        cost, validation = results["cost"], results["validation"]
+        alone = "Not validated (validate.seeds is 0): this is a law's word only."
+        made = f"{cost['proxies_trained']} runs trained, {cost['proxies_reused']} found in the store, {cost['seconds']:.0f} s."
+        self.lines([validation["verdict"] if validation else alone, made, f"Report: {directory / 'report.html'}"])
+
+    def plan(self, found: Mapping[str, Any]) -> None:
+        """A dry run: the resolved job and its cost."""
+        from mixopt.yaml_text import dump_yaml
+
+        self.lines([dump_yaml(found["job"]).rstrip(), *(f"# {reason}" for reason in found["reasons"])])
+        runs = f"{found['proxies']} proxies and {found['validation_runs']} validation runs on {len(found['domains'])} domains"
+        speed = f"{found['tokens_per_second']:,.0f} tokens/s for each worker"
+        self.lines(
+            [
+                f"{runs}: {found['tokens']:,} tokens, {found['flops']:.3g} FLOPs,",
+                f"about {found['seconds'] / 60:.1f} minutes at {speed} ({found['note']}).",
+            ]
+        )
+
+    def exports(self, found: Mapping[str, Any]) -> None:
+        """What was exported, and how far each backend is from the recommendation."""
+        rows = [
+            [name, f"{found['max_deviation'][name]:.2g}", "\n".join(files)] for name, files in found["files"].items()
+        ]
+        self.table(["backend", "largest deviation", "files"], rows)
+
+    def fit(self, found: Mapping[str, Any]) -> None:
+        """How well a law fits, target by target, beside the own-proportion baseline."""
+        named = {**found["targets"], "mean of all": found["mean"], "mean loss": found["mean_loss"]}
+        own = found["own_proportion"]
+        rows = [
+            [name, *(_number(fit[key]) for key in ("spearman", "mae", "r2", "coverage90")), _number(own.get(name))]
+            for name, fit in named.items()
+        ]
+        self.table(["target", "Spearman", "MAE", "R2", "coverage of 90 %", "own proportion's Spearman"], rows)
+        self.lines(
+            [f"{found['law']} on {found['runs']} runs in {found['fit_seconds']:.2f} s, measured {found['measured']}."]
+        )
+        self.lines(found["notes"])
+
+    def proposal(self, found: Mapping[str, Any]) -> None:
+        """A proposed mixture with its prediction."""
+        rows = [[name, f"{w:.4f}", f"{found['epochs'][name]:.2f}"] for name, w in found["mixture"].items()]
+        self.table(["domain", "proportion", "epochs"], rows)
+        self.prediction(found)
+
+    def prediction(self, found: Mapping[str, Any]) -> None:
+        """A law's values at one mixture."""
+        predicted = found["predicted"]
+        self.table(["metric", "predicted"], [[name, _number(value)] for name, value in predicted["metrics"].items()])
+        low, high = predicted["interval"] or (None, None)
+        self.lines([f"objective {_number(predicted['objective'])}, 90 % interval {_number(low)} to {_number(high)}"])
+        self.lines(found["notes"])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _plain(cell: str) -> str:
+    return cell.replace("[", r"\[")

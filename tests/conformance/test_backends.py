@@ -1,0 +1,298 @@
+"""One table over all backends: what a stack would draw from the exported files is what the plan says.
+
+The resolution that each row states is the largest deviation that the stack's own rounding can cause: one sample for
+every domain and pass over it; for documents, the last bits of a float. `deviation` compares with the plan, so a tail
+that was left out counts as well.
+"""
+
+import math
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixopt.backends import BACKENDS, export_all, make
+from mixopt.backends.base import deviation, number, quoted, settle
+from mixopt.errors import ExportError, JobError
+from mixopt.handoff import Plan, PlannedDomain
+from mixopt.mixture import SUM_TOLERANCE, Mixture
+from mixopt.yaml_text import parse_as_pyyaml
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "backends"
+SEQUENCE = 4096
+TARGET = 10_000_000_000
+LENGTHS = (700.0, 1500.0, 300.0)
+ODD_NAMES = (
+    *("no", "2023", "1e5", "nan", "null", "~", "-", "*", "[x]", "{x}", "$x", "a: b # c", "my web", "it's", 'quo"te'),
+    *(
+        "back\\slash",
+        "new\nline: 1",
+        "tab\there",
+        "a/b",
+        "naïve",
+        "网页",
+        "😀",
+        "\u2028",
+        "%41",
+        "A",
+        "a",
+        " ",
+        "|",
+        "#",
+    ),
+)
+
+
+def plan_of(
+    *mixtures: dict[str, float], target: int = TARGET, starts: tuple[int, ...] = (0,), epochs: float = 0.7
+) -> Plan:
+    phases = tuple((start, Mixture(m)) for start, m in zip(starts, mixtures, strict=True))
+    domains = tuple(
+        PlannedDomain(
+            name,
+            available_tokens=max(100_000, int(target * max(m[name] for m in mixtures) / (epochs * (1 + k % 5)))),
+            mean_tokens_per_doc=LENGTHS[k % 3],
+        )
+        for k, name in enumerate(sorted(mixtures[0]))
+    )
+    return Plan(target, domains, phases)
+
+
+def dirichlet(names: list[str], seed: int = 0) -> dict[str, float]:
+    return dict(zip(names, np.random.default_rng(seed).dirichlet(np.ones(len(names))).tolist(), strict=True))
+
+
+# In the manner of RegMix's published optimum: one domain leads, several have proportions near 1e-7.
+TINY = Mixture.normalised(
+    {
+        "cc": 0.87,
+        "owt": 0.08,
+        "arxiv": 0.03,
+        "wiki": 0.0199,
+        "bio": 3e-5,
+        "law": 2e-7,
+        "irc": 1e-7,
+        "subs": 5e-8,
+        "z": 0.0,
+    }
+)
+PLANS = {
+    "three": plan_of({"web": 0.5, "code": 0.3, "math": 0.2}),
+    "repeated": plan_of({"web": 0.5, "code": 0.3, "math": 0.2}, epochs=3.3),
+    "tiny proportions": plan_of(dict(TINY)),
+    "zeros": plan_of({"web": 0.6, "code": 0.4, "math": 0.0, "books": 0.0}),
+    "single": plan_of({"web": 1.0}),
+    "single among zeros": plan_of({"web": 1.0, "code": 0.0}),
+    "200 domains": plan_of(dirichlet([f"domain-{k}" for k in range(200)])),
+    "odd names": plan_of(dirichlet(list(ODD_NAMES))),
+    "short run": plan_of({"web": 0.5, "code": 0.3, "math": 0.2}, target=1_000_000),
+    "sum just off 1": plan_of({"web": 0.5 + 4e-7, "code": 0.5 + 4e-7}),
+}
+SCHEDULE = plan_of(
+    {"web": 0.5, "code": 0.3, "math": 0.2}, {"web": 0.2, "code": 0.8, "math": 0.0}, starts=(0, TARGET // 5 * 4)
+)
+
+
+def samples(plan: Plan) -> float:
+    return len(plan.names) * SEQUENCE / plan.target_tokens
+
+
+def passes(plan: Plan) -> float:
+    return sum(math.ceil(e) + 1 for e in plan.epochs.values()) * SEQUENCE / plan.target_tokens
+
+
+@dataclass(frozen=True)
+class Row:
+    resolution: Callable[[Plan], float]
+    files: tuple[str, ...]
+    schedule: bool
+
+
+ROWS = {
+    "megatron": Row(samples, ("blend.txt", "numbers.json", "README.md"), True),
+    "olmo-core": Row(passes, ("sources.yaml", "numbers.json", "README.md"), False),
+    "hf-datasets": Row(lambda plan: 1e-12, ("mixture.py", "numbers.json", "README.md"), False),
+    "streaming": Row(samples, ("llm_foundry.yaml", "numbers.json", "README.md"), True),
+}
+
+
+def left_out_by(name: str, plan: Plan) -> float:
+    """The sum of the proportions that a stack cannot show in a run of this length."""
+    unit = {d.name: d.mean_tokens_per_doc if name == "hf-datasets" else SEQUENCE for d in plan.domains}
+    return sum(p for d, p in plan.mixture.items() if p * plan.target_tokens < unit[d])
+
+
+def allowed(name: str, plan: Plan) -> float:
+    return ROWS[name].resolution(plan) + left_out_by(name, plan) + SUM_TOLERANCE
+
+
+def test_every_backend_has_a_row():
+    assert set(ROWS) == set(BACKENDS)
+
+
+@pytest.mark.parametrize("case", PLANS)
+@pytest.mark.parametrize("name", ROWS)
+def test_the_round_trip_gives_the_plan_back(name, case, tmp_path):
+    plan, backend = PLANS[case], make(name)
+    files = backend.export(plan, tmp_path)
+    assert tuple(path.name for path in files) == ROWS[name].files
+    assert all(path.read_bytes() for path in files)
+    exported = backend.read_back(tmp_path)
+    assert math.fsum(exported.values()) == pytest.approx(1, abs=1e-12)
+    assert set(exported) <= set(plan.names)
+    assert deviation(plan, backend, tmp_path) <= allowed(name, plan)
+    assert backend.command(tmp_path)
+
+
+@pytest.mark.parametrize("name", ROWS)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30).filter(lambda w: sum(w) > 1e-3), st.floats(0.1, 4))
+@settings(max_examples=40, deadline=None)
+def test_any_mixture_survives_the_round_trip(name, tmp_path_factory, w, epochs):
+    total = math.fsum(w)
+    plan = plan_of({f"d{k}": p / total for k, p in enumerate(w)}, epochs=epochs)
+    out, backend = tmp_path_factory.mktemp("out"), make(name)
+    backend.export(plan, out)
+    assert deviation(plan, backend, out) <= allowed(name, plan)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_zeros_and_tails_are_left_out_and_listed(name, tmp_path):
+    plan = PLANS["tiny proportions"]
+    make(name).export(plan, tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert 'Left out, proportion 0: "z".' in page
+    kept = make(name).read_back(tmp_path)
+    assert "z" not in kept
+    if name == "hf-datasets":
+        assert 'Left out, below one sample of the run: "subs".' in page, "500 tokens, where a document has 1500"
+        assert {"law", "irc"} <= set(kept)
+    else:
+        assert 'Left out, below one sample of the run: "irc", "law", "subs".' in page
+        assert "bio" in kept
+
+
+@pytest.mark.parametrize("name", ["megatron", "olmo-core", "streaming"])
+def test_the_tail_may_be_refused_or_pooled(name, tmp_path):
+    small = plan_of(dict(TINY), target=TARGET)
+    with pytest.raises(ExportError, match="below one sample of the run: irc 1e-07, law 2e-07, subs 5e-08"):
+        make(name, tail="raise").export(small, tmp_path)
+    with pytest.raises(ExportError, match="even when pooled"):
+        make(name, tail="pool").export(small, tmp_path)
+    longer = plan_of(dict(TINY), target=15_000_000_000)
+    make(name, tail="pool").export(longer, tmp_path)
+    exported = make(name).read_back(tmp_path)
+    assert exported["law"] * longer.target_tokens == pytest.approx(3.5e-7 * longer.target_tokens, abs=SEQUENCE)
+    assert "irc" not in exported
+    with pytest.raises(ExportError, match="every proportion is below one sample"):
+        make(name).export(plan_of({"web": 0.5, "code": 0.5}, target=1000), tmp_path)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_schedule_is_exported_or_refused(name, tmp_path):
+    backend = make(name)
+    if not ROWS[name].schedule:
+        with pytest.raises(ExportError, match=f"{name}: .* this plan has 2 phases"):
+            backend.export(SCHEDULE, tmp_path)
+        return
+    backend.export(SCHEDULE, tmp_path)
+    batches = 512 * SEQUENCE / TARGET
+    assert deviation(SCHEDULE, backend, tmp_path) <= samples(SCHEDULE) + batches
+    page = (tmp_path / "README.md").read_text()
+    assert 'Left out in phase 1, proportion 0: "math".' in page
+    assert "Phase 1 starts at token 8,000,000,000, " in page
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_exporting_twice_writes_the_same_bytes(name, tmp_path):
+    texts = []
+    for folder in ("a", "b"):
+        files = make(name).export(PLANS["odd names"], tmp_path / folder)
+        texts.append([path.read_bytes() for path in files])
+    assert texts[0] == texts[1]
+
+
+GOLDENS = {
+    # The words of `--data-args-path`, a weight and a prefix by turns: get_blend_from_list in Megatron-LM.
+    "megatron": ("blend.txt", "megatron.txt"),
+    # The fields of SourceMixtureConfig under `sources`, as SourceMixtureList.from_yaml reads them: ai2-olmo-core 3.0.0.
+    "olmo-core": ("sources.yaml", "olmo_core.yaml"),
+    # The keys of build_text_dataloader and of Stream: llm-foundry 0.22.0, mosaicml-streaming 0.13.0.
+    "streaming": ("llm_foundry.yaml", "streaming.yaml"),
+    # probabilities = proportions / mean tokens per document, normalised: .3/700, .2/1500, .5/300 of code, math, web.
+    "hf-datasets": ("numbers.json", "hf_datasets.json"),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_exact_syntax(name, tmp_path):
+    written, golden = GOLDENS[name]
+    make(name).export(PLANS["repeated"], tmp_path)
+    assert (tmp_path / written).read_text() == (GOLDEN / golden).read_text()
+
+
+def test_the_exact_syntax_of_a_curriculum(tmp_path):
+    """CurriculumLearning in llm-foundry 0.22.0: a duration for the first mixture, then a list of the others."""
+    make("streaming").export(SCHEDULE, tmp_path)
+    assert (tmp_path / "llm_foundry.yaml").read_text() == (GOLDEN / "streaming_schedule.yaml").read_text()
+
+
+def test_the_lines_to_paste(tmp_path):
+    plan, out = PLANS["three"], tmp_path / "my out"
+    result = export_all(plan, list(ROWS), out)
+    assert set(result["files"]) == set(result["max_deviation"]) == set(ROWS)
+    assert all(path.exists() for files in result["files"].values() for path in files)
+    assert [shlex.split(line) for line in make("megatron").command(out / "megatron")] == [
+        ["--data-args-path", str(out / "megatron" / "blend.txt"), "--split", "990,8,2"]
+        + ["--seq-length", "4096", "--train-samples", "2441407"]
+    ]
+    cat, composer = make("streaming").command(out / "streaming")
+    assert shlex.split(cat) == ["cat", "base.yaml", str(out / "streaming" / "llm_foundry.yaml"), ">", "train.yaml"]
+    assert composer == "composer scripts/train/train.py train.yaml"
+    for name in ("olmo-core", "hf-datasets"):
+        compile("\n".join(make(name).command(out / name)), name, "exec")
+    with pytest.raises(ExportError, match="Export again"):
+        make("olmo-core").command(tmp_path / "nowhere")
+
+
+def test_all_folders_appear_or_none(tmp_path):
+    with pytest.raises(ExportError, match="olmo-core: .*\nhf-datasets: "):
+        export_all(SCHEDULE, ["megatron", "olmo-core", "hf-datasets"], tmp_path)
+    assert not list(tmp_path.iterdir())
+    export_all(PLANS["three"], ["megatron"], tmp_path)
+    export_all(SCHEDULE, ["megatron"], tmp_path)
+    assert not (tmp_path / "megatron" / "blend.txt").exists(), "an earlier export is replaced as a whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["megatron"]
+    (tmp_path / "streaming").mkdir()
+    with pytest.raises(ExportError, match="streaming is there and was not exported by mixopt"):
+        export_all(PLANS["three"], ["streaming"], tmp_path)
+    with pytest.raises(JobError, match="unknown 'megatrn'; did you mean 'megatron'"):
+        export_all(PLANS["three"], ["megatrn"], tmp_path)
+
+
+@pytest.mark.parametrize(("name", "file"), [("olmo-core", "sources.yaml"), ("streaming", "llm_foundry.yaml")])
+@pytest.mark.parametrize("case", ["odd names", "tiny proportions"])
+def test_both_readers_of_yaml_see_the_same(name, file, case, tmp_path):
+    make(name).export(PLANS[case], tmp_path)
+    content = parse_as_pyyaml((tmp_path / file).read_text())
+    assert content == yaml.safe_load((tmp_path / file).read_text(encoding="utf-8"))
+    if name == "streaming":
+        assert list(content["train_loader"]["dataset"]["streams"]) == list(settle_all(PLANS[case]))
+
+
+def settle_all(plan: Plan) -> Mixture:
+    return settle(plan.mixture, dict.fromkeys(plan.names, SEQUENCE / plan.target_tokens), "drop").mixture
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, min_value=0), st.text())
+@settings(max_examples=200, deadline=None)
+def test_numbers_and_texts_survive_yaml_1_1(value, text):
+    if not text.isascii() and any(0xD800 <= ord(c) <= 0xDFFF for c in text):
+        return
+    line = f"{quoted(text)}: {number(value)}  # {quoted(text)}\n"
+    assert yaml.safe_load(line) == {text: value}

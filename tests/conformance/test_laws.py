@@ -1,0 +1,198 @@
+"""Every law passes the same battery. A new law is one row of ROWS."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from mixopt.errors import JobError, SwarmError
+from mixopt.laws import LAWS, make, summary
+from mixopt.laws.base import Law
+from mixopt.mixture import FloatArray
+from mixopt.quality import spearman
+
+RUNS, DOMAINS, METRICS = 64, 5, 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """A law's own kind of truth, and how well 64 noisy runs of it must be enough to rank new mixtures."""
+
+    truth: Callable[[FloatArray, FloatArray], FloatArray]
+    rank: float
+
+
+def linear(X_ND: FloatArray, A_MD: FloatArray) -> FloatArray:
+    return 3 + X_ND @ A_MD.T
+
+
+def exponential(X_ND: FloatArray, A_MD: FloatArray) -> FloatArray:
+    return 1.5 + np.exp(2 * X_ND @ A_MD.T)
+
+
+def steps(X_ND: FloatArray, A_MD: FloatArray) -> FloatArray:
+    return 3 + (X_ND > 0.2) @ A_MD.T
+
+
+ROWS = {"lightgbm": Row(steps, 0.9), "linear": Row(linear, 0.995), "loglinear": Row(exponential, 0.995)}
+CONVEX = [name for name, law in LAWS.items() if law.convex]
+
+
+def swarm(name: str, runs: int = RUNS, seed: int = 0) -> tuple[FloatArray, FloatArray]:
+    rng = np.random.default_rng(seed)
+    A_MD = np.random.default_rng(7).normal(size=(METRICS, DOMAINS))
+    X_RD = rng.dirichlet(np.ones(DOMAINS), runs)
+    return X_RD, ROWS[name].truth(X_RD, A_MD) + 0.01 * rng.normal(size=(runs, METRICS))
+
+
+@pytest.fixture(params=sorted(LAWS))
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def law(name: str) -> Law:
+    return make(name)
+
+
+def test_every_law_has_a_row_and_a_summary(name: str) -> None:
+    assert name in ROWS
+    assert summary(name).endswith(".")
+    assert len(summary(name)) <= 120
+
+
+def test_ranks_new_mixtures_of_its_own_truth(name: str, law: Law) -> None:
+    new_ND, truth_NM = swarm(name, 500, seed=1)
+    P_NM = law.fit(*swarm(name)).predict(new_ND)
+    for m in range(METRICS):
+        assert (spearman(P_NM[:, m], truth_NM[:, m]) or 0) >= ROWS[name].rank
+
+
+def test_predictions_follow_the_shape_of_y(name: str, law: Law) -> None:
+    X_RD, Y_RM = swarm(name)
+    both = law.fit(X_RD, Y_RM).predict(X_RD[:7])
+    column = law.fit(X_RD, Y_RM[:, :1]).predict(X_RD[:7])
+    flat = law.fit(X_RD, Y_RM[:, 0]).predict(X_RD[:7])
+    assert (both.shape, column.shape, flat.shape) == ((7, METRICS), (7, 1), (7,))
+    np.testing.assert_allclose(both[:, 0], flat, rtol=1e-6)
+    np.testing.assert_array_equal(column[:, 0], flat)
+
+
+def test_the_same_runs_give_the_same_bits_and_forget_the_last_fit(name: str, law: Law) -> None:
+    X_RD, Y_RM = swarm(name)
+    first = law.fit(X_RD, Y_RM).predict(X_RD)
+    law.fit(*swarm(name, seed=5))
+    np.testing.assert_array_equal(law.fit(X_RD, Y_RM).predict(X_RD), first)
+    np.testing.assert_array_equal(copy.deepcopy(law).predict(X_RD), first)
+
+
+def test_fitting_leaves_its_input_alone(name: str, law: Law) -> None:
+    X_RD, Y_RM = swarm(name)
+    kept = X_RD.copy(), Y_RM.copy()
+    law.fit(X_RD, Y_RM).predict(X_RD)
+    np.testing.assert_array_equal(X_RD, kept[0])
+    np.testing.assert_array_equal(Y_RM, kept[1])
+
+
+def test_the_order_of_runs_does_not_matter(name: str, law: Law) -> None:
+    X_RD, Y_RM = swarm(name)
+    order_R = np.random.default_rng(2).permutation(RUNS)
+    expected = law.fit(X_RD, Y_RM).predict(X_RD)
+    np.testing.assert_allclose(law.fit(X_RD[order_R], Y_RM[order_R]).predict(X_RD), expected, rtol=1e-6)
+
+
+def test_the_order_of_domains_does_not_matter(name: str, law: Law) -> None:
+    X_RD, Y_RM = swarm(name)
+    order_D = np.random.default_rng(3).permutation(DOMAINS)
+    expected = law.fit(X_RD, Y_RM).predict(X_RD)
+    np.testing.assert_allclose(law.fit(X_RD[:, order_D], Y_RM).predict(X_RD[:, order_D]), expected, rtol=1e-6)
+
+
+def test_a_constant_metric_is_predicted_as_such(name: str, law: Law) -> None:
+    X_RD, Y_RM = swarm(name)
+    Y_RM[:, 1] = 2.5
+    P_NM = law.fit(X_RD, Y_RM).predict(swarm(name, 50, seed=4)[0])
+    np.testing.assert_allclose(P_NM[:, 1], 2.5, atol=1e-3)
+    assert np.ptp(P_NM[:, 0]) > 0.1
+
+
+def test_the_fewest_runs_are_enough_and_one_less_is_refused(name: str, law: Law) -> None:
+    needed = law.min_runs(DOMAINS)
+    X_RD, Y_RM = swarm(name, needed)
+    assert np.ptp(law.fit(X_RD, Y_RM).predict(X_RD)[:, 0]) > 0
+    with pytest.raises(SwarmError, match=rf"{needed - 1} good runs .*needs at least {needed}.*proxies.count"):
+        law.fit(X_RD[1:], Y_RM[1:])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_is_refused_with_its_row(name: str, law: Law, bad: float) -> None:
+    X_RD, Y_RM = swarm(name)
+    Y_RM[11, 1] = bad
+    with pytest.raises(SwarmError, match="metric is not finite in row 11"):
+        law.fit(X_RD, Y_RM)
+    X_RD[3, 0] = bad
+    with pytest.raises(SwarmError, match="not finite in row"):
+        law.fit(X_RD, np.ones(RUNS))
+
+
+def test_rows_that_are_not_mixtures_are_refused(name: str, law: Law) -> None:
+    X_RD, Y_RM = swarm(name)
+    X_RD[4] *= 1.01
+    with pytest.raises(SwarmError, match="sum to 1 .*row 4"):
+        law.fit(X_RD, Y_RM)
+    with pytest.raises(SwarmError, match="shapes"):
+        law.fit(X_RD, Y_RM[:-1])
+
+
+def test_domains_that_always_move_together_do_no_harm(name: str, law: Law) -> None:
+    X_RD, Y_RM = swarm(name)
+    twice_RD = np.hstack([X_RD[:, :1] / 2, X_RD[:, :1] / 2, X_RD[:, 1:]])
+    P_NM = law.fit(twice_RD, Y_RM).predict(twice_RD)
+    np.testing.assert_allclose(P_NM, law.fit(X_RD, Y_RM).predict(X_RD), atol=0.05)
+
+
+@pytest.mark.parametrize("name", CONVEX)
+def test_curve_is_the_weighted_mean_with_its_derivatives(name: str) -> None:
+    law = LAWS[name]().fit(*swarm(name))
+    weights_M, p_D, step = np.array([0.3, 0.7]), np.full(DOMAINS, 1 / DOMAINS), 1e-5
+    curve = law.curve(weights_M)  # type: ignore[attr-defined]
+    value, gradient_D, hessian_DD = curve(p_D)
+    assert value == pytest.approx(float(law.predict(p_D[None])[0] @ weights_M), rel=1e-12)
+    for j, e_D in enumerate(step * np.eye(DOMAINS)):
+        up, down = curve(p_D + e_D), curve(p_D - e_D)
+        assert gradient_D[j] == pytest.approx((up[0] - down[0]) / (2 * step), abs=1e-7)
+        np.testing.assert_allclose(hessian_DD[j], (up[1] - down[1]) / (2 * step), atol=1e-6)
+    assert np.linalg.eigvalsh(hessian_DD).min() >= -1e-12
+
+
+def test_few_runs_give_trees_more_than_a_constant() -> None:
+    X_RD, Y_RM = swarm("lightgbm", 20)
+    assert len(np.unique(make("lightgbm").fit(X_RD, Y_RM[:, 0]).predict(X_RD))) > 3
+
+
+def test_trees_that_find_nothing_to_split_are_refused() -> None:
+    X_RD = np.full((20, 2), 0.5)
+    with pytest.raises(SwarmError, match="one constant"):
+        make("lightgbm").fit(X_RD, np.arange(20.0))
+
+
+def test_losses_below_zero_have_no_log_linear_law() -> None:
+    X_RD, Y_RM = swarm("loglinear")
+    with pytest.raises(SwarmError, match="must be positive"):
+        make("loglinear").fit(X_RD, Y_RM - 10)
+
+
+def test_unknown_law_names_the_nearest() -> None:
+    with pytest.raises(JobError, match="'loglinear'"):
+        make("log-linear")
+
+
+def test_the_list_of_laws_does_not_load_lightgbm() -> None:
+    code = "import sys, mixopt.laws; sys.exit('lightgbm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
