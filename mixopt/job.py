@@ -183,7 +183,8 @@ class Job(Section):
     def make_method(self) -> Method:
         """The method with its knobs."""
         knobs = {key: value for key, value in self.method.items() if key != "name"}
-        return _method_type(self.method["name"]).validate_python(knobs)
+        checked = _method_type(self.method["name"]).validate_python(knobs)
+        return METHODS[self.method["name"]](**{field.name: getattr(checked, field.name) for field in fields(checked)})
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Job:

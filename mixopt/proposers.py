@@ -28,7 +28,7 @@ def minimise(curve: Curve, space: MixtureSpace, kl: float = 0.0) -> FloatArray:
 
     An interior point method: Newton's steps on
 
-        (curve(p) + kl * KL(p || prior)) / barrier - sum_j log(p_j - lower_j) - sum_j log(upper_j - p_j),   sum_j p_j = 1
+        (curve(p) + kl * KL(p || prior)) / barrier - sum_j log(p_j - lower_j) - sum_j log(upper_j - p_j),  sum_j p_j = 1
 
     while the barrier goes to zero. What is left to gain in the end is at most 1e-9 of the gradient's spread at the
     start. Domains whose bounds leave no choice keep them; a prior of zero counts as 1e-12.

@@ -184,7 +184,10 @@ def _gain(results: Results) -> list[Block]:
         return ["Not validated: no run has trained the recommendation beside the prior."]
     found = changes(results)
     trained = f"Each arm was trained from {plural(v['seeds'], 'seed')}, size {v['size']}, {scaled(v['tokens'])} tokens."
-    blocks: list[Block] = [trained, _arms(results)]
+    against = {arm: Change(arm, **d["objective"]).tone for arm, d in v["differences"].items()}
+    if winners := [arm for arm, tone in against.items() if tone == "worse"]:
+        trained += f" Better than the recommendation, beyond the noise: {_listed(winners)}."
+    blocks: list[Block] = [trained, _arms(results, against)]
     if not found:
         return blocks
     better, worse = ([c.label for c in found if c.tone == tone] for tone in ("better", "worse"))
@@ -197,7 +200,7 @@ def _gain(results: Results) -> list[Block]:
     return [*blocks, said, Chart("changes", caption + red), Fold("All metrics", _metric_changes(results, found))]
 
 
-def _arms(results: Results) -> Table:
+def _arms(results: Results, tones: Mapping[str, str]) -> Table:
     v, u = results["validation"], unit(results)
     differences = v["differences"]
     decimals = places(d["objective"][key] for d in differences.values() for key in ("mean", "low", "high"))
@@ -205,8 +208,8 @@ def _arms(results: Results) -> Table:
     for arm, mean in zip(v["arms"], aligned([fmean(arm["objective"]) for arm in v["arms"].values()]), strict=True):
         d = differences.get(arm, {}).get("objective", {})
         rows.append((arm, mean, signed(d.get("mean"), decimals), span(d.get("low"), d.get("high"), decimals)))
-    better = f"Recommendation better by, {u}"
-    return Table(("Arm", f"Objective, {u}", better, f"{100 * v['level']:g} % interval"), rows, "lrrr")
+    header = ("Arm", f"Objective, {u}", f"Recommendation better by, {u}", f"{100 * v['level']:g} % interval")
+    return Table(header, rows, "lrrr", [tones.get(arm, "") for arm in v["arms"]])
 
 
 def _metric_changes(results: Results, found: list[Change]) -> Table:
@@ -337,7 +340,7 @@ def _cost(results: Results) -> list[Block]:
         ("Tokens of a run", scaled(proxy["tokens"])),
         ("Tokens of a row", f"{proxy['sequence']:,}"),
         ("Rows of a step", f"{proxy['batch']:,}"),
-        ("Learning rate", f"{proxy['learning_rate']:g}"),
+        ("Learning rate", f"{proxy['learning_rate']:.3g}"),
         ("Proxies asked for", f"{proxy['count']:,}"),
     ]
     weights = [(metric, f"{weight:g}") for metric, weight in results["objective"]["weights"].items()]

@@ -138,16 +138,16 @@ class MixtureSpace:
     ) -> FloatArray:
         """Draw `count` mixtures [N, D] around the tempered prior; a larger count only adds to the end.
 
-        Each draw picks one of 15 log-spaced strengths s and samples Dirichlet(s * prior**temperature); proportions
+        Each draw picks one of 15 log-spaced strengths s and samples Dirichlet(s * D * tempered prior), so that s is the
+        mean concentration of a domain and the swarm is as dense for many domains as for few; proportions
         under `minimum` become zero; draws outside the user's bounds or nearly equal to an earlier one are rejected.
-        Epoch caps are left to the proposer: capping the swarm instead lets the answer break them, capping both loses
-        more than it saves.
+        Epoch caps are left to the proposer.
 
-        Source: RegMix (arXiv:2407.01492), reference code `synthesize_mixture.py`; no near-duplicates, caps in the
-        optimiser only: Olmix (arXiv:2602.12237).
+        Source: RegMix (arXiv:2407.01492), reference code `synthesize_mixture.py`, where s is the concentration of all
+        domains together; no near-duplicates, caps in the optimiser only: Olmix (arXiv:2602.12237).
         """
         base_D = self.prior_D**temperature
-        base_D = base_D / base_D.sum()
+        base_D = len(base_D) * base_D / base_D.sum()
         strengths = np.geomspace(*strength, 15)
         w_ND = np.empty((count, len(base_D)))
         for i, child in enumerate(rng.spawn(count)):

@@ -195,7 +195,7 @@ def _scaled(X_RD: FloatArray, runs: Sequence[str], path: Path, notes: list[str])
         if (row_D < 0).any() or not ROUNDED[0] - SUM_TOLERANCE <= total <= ROUNDED[1] + SUM_TOLERANCE:
             raise DataError(
                 f"{path}: the proportions of run {run} must be >= 0 and sum to 1 (got {total:.6g}, the smallest "
-                f"{row_D.min():.6g}; rounding to {ROUNDED[0]} ... {ROUNDED[1]} is put right). Correct or remove the line."
+                f"{row_D.min():.6g}; rounding to {ROUNDED[0]} ... {ROUNDED[1]} is allowed). Correct or remove the line."
             )
     off_R = np.abs(sum_R - 1) > SUM_TOLERANCE
     if off_R.any():

@@ -269,7 +269,6 @@ def ship(out: Path) -> int:
 def deliver(out: Path, *, follow: bool) -> None:
     """Write what waits in an outbox to MLflow; with `follow`, until the standard input closes or the parent is gone."""
     os.environ.update(QUIET | os.environ)
-    os.nice(5)
     outbox = Outbox(out)
     mirror = Mirror(outbox.address, outbox.folder)
     done, todo, position, pause = outbox.delivered(), dict[int, Entry](), 0, 1.0
@@ -382,4 +381,5 @@ def _alone(address: str) -> Iterator[None]:
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s")
+    os.nice(5)  # the search comes first
     deliver(Path(sys.argv[1]), follow="--follow" in sys.argv[2:])

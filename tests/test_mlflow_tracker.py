@@ -36,6 +36,7 @@ from pipelines.mlflow_tracker import (
     Silent,
     absolute,
     clean,
+    deliver,
     fitting,
     make_tracker,
     screen,
@@ -329,6 +330,19 @@ def test_a_changed_answer_replaces_the_old_one(
     assert "obj/value" not in run.data.metrics
 
 
+def test_a_refused_run_does_not_hold_up_the_others(
+    client: Any, uri: str, question: Question, records: list[RunRecord], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:  # fmt: skip
+    outbox = Outbox(tmp_path, uri)
+    good, other = (proxy_entry(question, record) for record in records[:2])
+    for entry in (replace(good, metrics=[("obj/value", "refuse me", 0)]), other):  # type: ignore[list-item]
+        outbox.append(entry)
+    deliver(tmp_path, follow=False)
+    assert outbox.waiting() == 1
+    assert [run.data.tags["mixopt.run_id"] for run in shown(client, question) if run.data.metrics] == [other.key]
+    assert f"refused {good.name}" in caplog.text
+
+
 # The whole way, through the child process.
 
 
@@ -352,6 +366,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_a_search_killed_and_resumed_is_mirrored_once(
     client: Any, uri: str, question: Question, records: list[RunRecord], results: dict[str, Any], tmp_path: Path,
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str],
@@ -412,10 +427,19 @@ def start_server(uri: str, client: Any, port: int, tmp_path: Path) -> Iterator[A
             server.wait()
 
 
+def ask(port: int, what: str, **body: Any) -> Any:
+    """MLflow's REST API."""
+    url, form = f"http://127.0.0.1:{port}/api/2.0/mlflow/{what}", {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), form), timeout=30) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.slow
 def test_a_server_that_is_down_costs_seconds_and_no_run(
     start_server: Any, port: int, uri: str, client: Any, question: Question, records: list[RunRecord],
     results: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
+    (tmp_path / "report.html").write_text("<html>")
     tracker = MlflowTracker(f"http://user:secret@127.0.0.1:{port}", tmp_path, question)
     began = time.monotonic()
     mirror_all(tracker, records, results, tmp_path)
@@ -426,22 +450,14 @@ def test_a_server_that_is_down_costs_seconds_and_no_run(
     assert "secret" not in caplog.text
     start_server()
     assert ship(tmp_path) == 9
-    chosen = {
-        "experiment_ids": [client.get_experiment_by_name(question.experiment).experiment_id],
-        "filter": screen(uri).filter,
-    }
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/search",
-        json.dumps(chosen).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        runs = json.load(answer)["runs"]
+    experiment = client.get_experiment_by_name(question.experiment).experiment_id
+    runs = ask(port, "runs/search", experiment_ids=[experiment], filter=screen(uri).filter)["runs"]
     assert sorted(run["info"]["run_name"] for run in runs) == [
         "baseline/prior",
         "search/regmix-s0",
         "validate/regmix-s0",
     ]
+    assert list((tmp_path / "mlartifacts").rglob("report.html"))
 
 
 WITHOUT_MLFLOW = """

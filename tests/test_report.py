@@ -352,6 +352,7 @@ def test_verdict(name: str, tone: str, start: str) -> None:
 def test_regressions_are_named_and_red(pages: dict[str, str]) -> None:
     page = pages["two"]
     assert "worse: code, web" in page
+    assert "Better than the recommendation, beyond the noise: prior, uniform, best swarm point." in page
     assert page.count(f"var(--worse, {plots.LIGHT['worse']})") >= 2
     assert '<tr class="worse">' in page
 

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as Library
 
 from mixopt.data import TokenizerConfig
-from mixopt.errors import DataError, JobError
+from mixopt.errors import DataError
 from pipelines import tokenizer
 from pipelines.tokenizer import END_OF_TEXT, Encoder
 

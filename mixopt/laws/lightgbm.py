@@ -2,10 +2,10 @@
 
     f_m(p) = sum of the trees' leaves, each tree fitted to what the ones before it left of y_m
 
-From 256 runs on these are RegMix's settings, at most 31 leaves with 20 runs each and learning rate 0.01, with 530 trees.
+From 256 runs on these are RegMix's settings, 530 trees of at most 31 leaves with 20 runs each, learning rate 0.01.
 With 40 runs or fewer those settings return one constant for every mixture, and up to 255 they are less accurate than
 300 trees of at most 4 leaves with 2 runs each, learning rate 0.05; proportions get no coarser bins than the runs have.
-Trees cannot extrapolate: no mixture is predicted to be better than the best run.
+Trees cannot extrapolate: no mixture is predicted to be much better than the best run.
 
 Equal runs give equal bits: one thread, a fixed seed, and domains and runs sorted by their values before the fit, so
 that neither the order of a file nor the names of the domains can matter.
@@ -76,7 +76,7 @@ class LightGBM:
         flat_M = np.ptp(self._predict(X_RD), axis=0) == 0
         if (flat_M & (np.ptp(Y_RM, axis=0) > 0)).any():
             raise SwarmError(
-                f"LightGBM: predicts one constant for metrics {np.flatnonzero(flat_M).tolist()} after {len(X_RD)} runs. "
+                f"LightGBM: predicts one constant for metrics {np.flatnonzero(flat_M).tolist()}, {len(X_RD)} runs. "
                 "Raise proxies.count or choose another law."
             )
         return self

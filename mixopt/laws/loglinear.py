@@ -2,7 +2,7 @@
 
     f_m(p) = exp(log_c_m) + exp(sum_j t_mj p_j)
 
-    log_c, t = argmin  sum_r huber(f_m(p_r) - y_rm)  +  ridge/2 |t - mean(t)|^2  +  ceiling/2 |max(t - log max_r y_rm, 0)|^2
+    log_c, t = argmin  sum_r huber(f_m(p_r) - y_rm) + ridge/2 |t - mean(t)|^2 + ceiling/2 |max(t - log max_r y_rm, 0)|^2
 
 f is convex in p. A factor in front of the second term would be redundant: proportions sum to 1, so it is the same
 number added to every t_j. The two penalties say what a law must do where there are no runs: `ridge` that domains do
@@ -40,7 +40,7 @@ TINY = 1e-12
 
 @dataclass
 class LogLinear:
-    """exp(log c) + exp(t . p) for each metric; convex, good from about 3 (D + 1) runs. Learned: log_c_ [M], t_ [M, D]."""
+    """exp(log c) + exp(t . p) for each metric; convex, for 3 (D + 1) runs or more. Learned: log_c_ [M], t_ [M, D]."""
 
     delta: float = 0.02
     ridge: float = 1e-7
@@ -59,7 +59,7 @@ class LogLinear:
         X_RD, Y_RM = check_runs(self, X_RD, Y)
         if not (Y_RM > 0).all():
             raise SwarmError(
-                f"LogLinear: losses must be positive (got {Y_RM.min():.6g}). Leave that metric out, or choose another law."
+                f"LogLinear: losses must be positive (got {Y_RM.min():.6g}). Drop that metric or choose another law."
             )
         metrics = Y_RM.shape[1]
         theta_BP = self._start(X_RD, Y_RM)
@@ -75,7 +75,7 @@ class LogLinear:
         return P_NM[:, 0] if self.single_ else P_NM
 
     def curve(self, weights_M: FloatArray) -> Curve:
-        """The weighted mean of the metrics: sum_m w_m (c_m + u_m), with gradient and Hessian sum_m w_m u_m t_m (t_m')."""
+        """The weighted mean of the metrics: sum_m w_m (c_m + u_m), gradient and Hessian sum_m w_m u_m t_m (t_m')."""
         floor, t_MD = float(weights_M @ np.exp(self.log_c_)), self.t_
 
         def value(p_D: FloatArray) -> tuple[float, FloatArray, FloatArray]:
@@ -123,7 +123,7 @@ class LogLinear:
         return huber_BR.sum(1) + self.ridge / 2 * (spread_BD**2).sum(1) + self.ceiling / 2 * (above_BD**2).sum(1)
 
     def _expand(self, theta_BP: FloatArray, X_RD: FloatArray, y_BR: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Gradient [B, P] of the loss and its Gauss-Newton Hessian [B, P, P], with Huber's weights min(1, delta/|r|)."""
+        """Gradient [B, P] of the loss, Gauss-Newton Hessian [B, P, P] with Huber's weights min(1, delta / |r|)."""
         c_B, u_BR = _parts(theta_BP, X_RD)
         r_BR = c_B[:, None] + u_BR - y_BR
         weight_BR = self.delta / np.maximum(np.abs(r_BR), self.delta)

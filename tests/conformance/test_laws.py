@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mixopt.errors import JobError, SwarmError
-from mixopt.laws import LAWS, make, summary
+from mixopt.laws import LAWS, make, make_convex, summary
 from mixopt.laws.base import Law
 from mixopt.mixture import FloatArray
 from mixopt.quality import spearman
@@ -159,9 +159,10 @@ def test_domains_that_always_move_together_do_no_harm(name: str, law: Law) -> No
 
 @pytest.mark.parametrize("name", CONVEX)
 def test_curve_is_the_weighted_mean_with_its_derivatives(name: str) -> None:
-    law = LAWS[name]().fit(*swarm(name))
+    law = make_convex(name)
+    law.fit(*swarm(name))
     weights_M, p_D, step = np.array([0.3, 0.7]), np.full(DOMAINS, 1 / DOMAINS), 1e-5
-    curve = law.curve(weights_M)  # type: ignore[attr-defined]
+    curve = law.curve(weights_M)
     value, gradient_D, hessian_DD = curve(p_D)
     assert value == pytest.approx(float(law.predict(p_D[None])[0] @ weights_M), rel=1e-12)
     for j, e_D in enumerate(step * np.eye(DOMAINS)):
@@ -191,6 +192,8 @@ def test_losses_below_zero_have_no_log_linear_law() -> None:
 def test_unknown_law_names_the_nearest() -> None:
     with pytest.raises(JobError, match="'loglinear'"):
         make("log-linear")
+    with pytest.raises(JobError, match="not convex; convex: linear, loglinear"):
+        make_convex("lightgbm")
 
 
 def test_the_list_of_laws_does_not_load_lightgbm() -> None:

@@ -1,0 +1,132 @@
+"""Every method: deterministic, prefix-stable, feasible, better than the prior on the toy, deaf to order and failures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mixopt.errors import InfeasibleSpace, SwarmError
+from mixopt.methods import METHODS
+from mixopt.methods.olmix import Olmix
+from mixopt.methods.regmix import RegMix
+from mixopt.mixture import Mixture
+from mixopt.progress import Silent
+from mixopt.search import Workshop
+from mixopt.space import MixtureSpace
+from mixopt.store import Store
+from mixopt.study import Method, Recommendation, Study
+from pipelines.local_executor import LocalExecutor
+from proxies.toy import Toy
+
+ROWS = {
+    "regmix": RegMix(candidates=5000, keep=32),
+    "regmix, linear": RegMix(law="linear", candidates=5000, keep=32),
+    "olmix": Olmix(),
+    "olmix, no pull": Olmix(kl=0.0),
+    "prior": METHODS["prior"](),
+    "uniform": METHODS["uniform"](),
+    "unimax": METHODS["unimax"](),
+}
+SEARCHING = [name for name in ROWS if name.partition(",")[0] in ("regmix", "olmix")]
+
+
+@pytest.fixture(params=ROWS)
+def method(request: pytest.FixtureRequest) -> Method:
+    return ROWS[request.param]
+
+
+def conclude(study: Study, method: Method, train: Toy, store: Path) -> tuple[Study, Recommendation]:
+    done = Workshop(LocalExecutor(train), Store(store), Silent()).complete(study, method, "proxies")
+    return done, method.recommend(done, np.random.default_rng([study.seed, 1]))
+
+
+def test_every_method_has_a_row() -> None:
+    assert {name.partition(",")[0] for name in ROWS} == set(METHODS)
+
+
+def test_ask_is_deterministic_and_prefix_stable(method: Method, toy_study: Study) -> None:
+    def ids(count: int) -> list[str]:
+        return [s.id for s in method.ask(replace(toy_study, count=count), np.random.default_rng([0, 0]))]
+
+    assert ids(40) == ids(40)
+    assert ids(60)[: len(ids(40))] == ids(40)
+
+
+def test_a_resumed_search_gives_the_same_answer(method: Method, toy_study: Study, toy: Toy, tmp_path: Path) -> None:
+    _, straight = conclude(toy_study, method, toy, tmp_path / "straight")
+    conclude(replace(toy_study, count=25), METHODS["regmix"](law="linear"), toy, tmp_path / "resumed")  # a part of it
+    _, resumed = conclude(toy_study, method, toy, tmp_path / "resumed")
+    assert resumed == straight
+
+
+def test_the_recommendation_is_allowed(method: Method, toy_study: Study, toy: Toy, tmp_path: Path) -> None:
+    tight = MixtureSpace(toy_study.space.domains, 1000, max_epochs=1.3, lower={"d": 0.05}, upper={"a": 0.5})
+    _, found = conclude(replace(toy_study, space=tight), method, toy, tmp_path) if feasible(method, tight) else (0, None)
+    if found is not None:
+        assert tight.violations(found.mixture) == []
+
+
+def feasible(method: Method, space: MixtureSpace) -> bool:
+    """Prior and uniform refuse where a bound forbids them; that is a test of its own."""
+    fixed = {"Prior": space.prior_mixture, "Uniform": Mixture.normalised(dict.fromkeys(space.names, 1.0))}
+    mixture = fixed.get(type(method).__name__)
+    return mixture is None or not space.violations(mixture)
+
+
+def test_uniform_refuses_where_it_is_not_allowed(toy_study: Study) -> None:
+    tight = MixtureSpace(toy_study.space.domains, 1000, max_epochs=1.3)
+    with pytest.raises(InfeasibleSpace, match=r"the uniform mixture is not allowed here: d: 2\.5 epochs .* Use unimax"):
+        METHODS["uniform"]().recommend(replace(toy_study, space=tight), np.random.default_rng(0))
+
+
+def test_unimax_is_uniform_up_to_the_caps(toy_study: Study) -> None:
+    """N = (400, 300, 200, 100), R = 1000, 1.5 epochs: d is capped at .15, c at .30 does not bind: (.85 / 3) each."""
+    space = MixtureSpace(toy_study.space.domains, 1000, max_epochs=1.5)
+    found = METHODS["unimax"]().recommend(replace(toy_study, space=space), np.random.default_rng(0))
+    assert found.mixture.array(space.names) == pytest.approx(np.array([0.85 / 3, 0.85 / 3, 0.85 / 3, 0.15]))
+
+
+@pytest.mark.parametrize("name", SEARCHING)
+def test_beats_the_prior_on_the_toy(name: str, toy_study: Study, toy: Toy, tmp_path: Path) -> None:
+    _, found = conclude(toy_study, ROWS[name], toy, tmp_path)
+    names = toy_study.space.names
+    ours, prior = (toy.losses_D(m.array(names)).mean() for m in (found.mixture, toy_study.space.prior_mixture))
+    if name == "regmix, linear":  # a linear law walks to a corner; being allowed is all that is promised
+        assert toy_study.space.violations(found.mixture) == []
+    else:
+        assert ours < prior
+
+
+@pytest.mark.parametrize("name", SEARCHING)
+def test_survives_failed_runs(name: str, toy_study: Study, toy: Toy, tmp_path: Path) -> None:
+    done, found = conclude(toy_study, ROWS[name], replace(toy, fails="01"), tmp_path)
+    assert 0 < len(done.swarm.good.records) < toy_study.count
+    assert toy_study.space.violations(found.mixture) == []
+
+
+@pytest.mark.parametrize("name", SEARCHING)
+def test_refuses_too_few_good_runs(name: str, toy_study: Study, toy: Toy, tmp_path: Path) -> None:
+    with pytest.raises(SwarmError, match="good runs are too few"):
+        conclude(toy_study, ROWS[name], replace(toy, fails="0123456789abcdef"), tmp_path)
+
+
+@pytest.mark.parametrize("name", SEARCHING)
+def test_order_of_domains_cannot_matter(name: str, toy_study: Study, toy: Toy, tmp_path: Path) -> None:
+    space = MixtureSpace(toy_study.space.domains[::-1], 1000, max_epochs=4)
+    _, one = conclude(toy_study, ROWS[name], toy, tmp_path / "one")
+    _, other = conclude(replace(toy_study, space=space), ROWS[name], toy, tmp_path / "other")
+    assert one == other
+
+
+@pytest.mark.parametrize("name", SEARCHING)
+def test_the_prediction_is_near_the_truth(name: str, toy_study: Study, toy: Toy, tmp_path: Path) -> None:
+    """The toy is smooth and nearly without noise: a law that fits knows its optimum's value within the interval."""
+    _, found = conclude(toy_study, ROWS[name], toy, tmp_path)
+    truth = toy.losses_D(found.mixture.array(toy_study.space.names)).mean()
+    assert found.interval is not None
+    low, high = found.interval
+    width = high - low
+    assert low - width < truth < high + width

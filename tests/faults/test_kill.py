@@ -1,0 +1,145 @@
+"""SIGKILL at random moments, for real: the same answer, bit for bit, and no finished proxy trained again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+KILLS = 10
+WORDS = 400
+
+
+def write_domains(root: Path) -> None:
+    """Three domains of generated text: each repeats its own phrases."""
+    for i, name in enumerate(("alpha", "beta", "gamma")):
+        rng = np.random.default_rng(i)
+        words = ["".join(rng.choice(list("abcdefghij"), 4)) for _ in range(20)]
+        texts = [" ".join(rng.choice(words, WORDS)) for _ in range(60)]
+        lines = [json.dumps({"text": text}) for text in texts]
+        (root / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def write_job(root: Path, store: Path, executor: str) -> Path:
+    job = root / f"{store.name}.yaml"
+    job.write_text(f"""
+name: kill
+store: {store}
+data:
+  domains:
+    alpha: {{path: {root}/alpha.jsonl}}
+    beta: {{path: {root}/beta.jsonl}}
+    gamma: {{path: {root}/gamma.jsonl}}
+  tokenizer: bytes
+target: {{tokens: 200_000, max_epochs: 8}}
+proxies: {{size: 10k, tokens: 60_000, count: 16}}
+method: {{name: olmix}}
+compute: {{executor: {executor}, workers: 2}}
+tracking: none
+""")
+    return job
+
+
+def start(job: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pipelines", "search", str(job), "--out", str(out), "--json"]
+    env = os.environ | {"HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def finish(process: subprocess.Popen[str]) -> dict:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return json.loads(out.splitlines()[-1])
+
+
+def answer(found: dict) -> dict:
+    return {key: found[key] for key in ("recommendation", "predicted", "validated")}
+
+
+def records(store: Path) -> dict[str, tuple[int, int]]:
+    """Every finished run: writing it again would change its inode and its time."""
+    return {p.stem: (p.stat().st_ino, p.stat().st_mtime_ns) for p in (store / "runs").rglob("[0-9a-f]*.json")}
+
+
+@pytest.fixture(scope="module")
+def corpus_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("kill")
+    write_domains(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus_root: Path) -> dict:
+    store = corpus_root / "undisturbed"
+    return finish(start(write_job(corpus_root, store, "local"), corpus_root / "out-undisturbed"))
+
+
+def test_killed_driver(corpus_root: Path, undisturbed: dict) -> None:
+    """Kill the whole search ten times, each time a little later in its life."""
+    store = corpus_root / "driver"
+    job, out = write_job(corpus_root, store, "local"), corpus_root / "out-driver"
+    rng, finished, kills = random.Random(0), {}, 0
+    for _ in range(KILLS):
+        process = start(job, out)
+        wait_for(lambda: records(store).keys() - finished.keys() or process.poll() is not None)
+        time.sleep(rng.uniform(0, 0.5))
+        if process.poll() is None:
+            kills += 1
+        process.kill()
+        process.communicate()
+        now = records(store)
+        assert finished.items() <= now.items(), "a finished proxy was trained again"
+        finished = now
+        assert not (out / "results.json").exists() or process.returncode == 0
+    last = finish(start(job, out))
+    assert finished.items() <= records(store).items()
+    assert answer(last) == answer(undisturbed)
+    assert last["proxies_trained"] + last["proxies_reused"] == 16 + 12
+    assert kills >= KILLS // 2, "the search was over too soon to be killed"
+
+
+@pytest.mark.ray
+def test_killed_ray_workers(corpus_root: Path, undisturbed: dict) -> None:
+    """Kill Ray workers ten times while they train."""
+    store = corpus_root / "workers"
+    process = start(write_job(corpus_root, store, "ray"), corpus_root / "out-workers")
+    rng, kills, seen = random.Random(1), 0, {}
+    while kills < KILLS and process.poll() is None:
+        time.sleep(rng.uniform(0.1, 0.8))
+        workers = [p for p in psutil.Process(process.pid).children(recursive=True) if "_train_chunk" in name(p)]
+        if workers and len(records(store)) < 24:
+            for run, identity in records(store).items():
+                assert seen.setdefault(run, identity) == identity, "a finished proxy was trained again"
+            os.kill(rng.choice(workers).pid, signal.SIGKILL)
+            kills += 1
+            reached = len(records(store))
+            wait_for(lambda n=reached: len(records(store)) > n or process.poll() is not None)  # three losses end a run
+    found = finish(process)
+    assert kills == KILLS
+    assert seen.items() <= records(store).items()
+    assert answer(found) == answer(undisturbed)
+    assert found["proxies_trained"] == 16 + 12
+
+
+def name(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened for two minutes"
+        time.sleep(0.05)

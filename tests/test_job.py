@@ -1,0 +1,159 @@
+"""The job file: strict, all errors at once, YAML 1.2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mixopt.errors import JobError
+from mixopt.job import load, parse
+from mixopt.methods.olmix import Olmix
+from mixopt.methods.regmix import RegMix
+from mixopt.yaml_text import dump_yaml, parse_yaml
+
+MINIMAL = {"name": "x", "data": {"source": "environment"}, "target": {"tokens": 1000}}
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "my-job.yaml"
+    path.write_text(text)
+    return path
+
+
+def problems(body: dict) -> str:
+    with pytest.raises(JobError) as caught:
+        parse(body, "job")
+    return str(caught.value)
+
+
+def test_yaml_1_2(tmp_path: Path) -> None:
+    job = load(
+        write(
+            tmp_path,
+            """
+data:
+  domains:
+    no: {path: a/*.jsonl}
+    on: {path: b/*.jsonl, tokens: 800_000_000_000}
+target: {tokens: 25_000_000_000, upper: {no: 5e-1}}
+proxies: {learning_rate: 1e-5}
+""",
+        )
+    )
+    assert job.name == "my-job"
+    assert job.target.tokens == 25_000_000_000
+    assert job.target.upper == {"no": 0.5}
+    assert job.proxies.learning_rate == 1e-5
+    assert set(job.data.domains or {}) == {"no", "on"}
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    said = problems(
+        {
+            "name": "x",
+            "data": {"source": "environment", "tokenizr": "bytes"},
+            "target": {"tokens": "25e9x", "max_epocs": 4},
+            "proxies": {"cuont": 3, "size": 4},
+            "validate": {"seeds": -1},
+            "metod": "olmix",
+        }
+    )
+    for sentence in (
+        "data.tokenizr: no such key; did you mean 'tokenizer'?",
+        "target.tokens: input should be a valid integer",
+        "target.max_epocs: no such key; did you mean 'max_epochs'?",
+        "proxies.cuont: no such key; did you mean 'count'?",
+        "validate.seeds: input should be greater than or equal to 0 (got -1)",
+        "metod: no such key; did you mean 'method'?",
+    ):
+        assert sentence in said
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"method": "olmx"}, "method.name: unknown method 'olmx'; did you mean 'olmix'?"),
+        ({"method": {"name": "olmix", "kll": 1}}, "method.kll: no such key; did you mean 'kl'?"),
+        ({"method": {"name": "regmix", "keep": "many"}}, "method.keep: input should be a valid integer"),
+        ({"method": {"name": "regmix", "law": "gp"}}, "method.law: input should be 'lightgbm'"),
+        ({"export": ["megatorn"]}, "export: unknown backend 'megatorn'; did you mean 'megatron'?"),
+        ({"validate": {"seeds": 2}}, "validate.seeds: an interval needs at least 3 paired seeds"),
+        ({"data": {}}, "data: give exactly one of domains and source"),
+        ({"data": {"domains": {"a": {"path": "x", "hf": {"path": "y"}}, "b": {"path": "z"}}}}, "data.domains.a: give"),
+        ({"data": {"source": "environment", "tokenizer": {}}}, "data.tokenizer: give one of"),
+        ({"target": {"tokens": 0}}, "target.tokens: input should be greater than 0 (got 0)"),
+        ({"target": {"tokens": float("inf")}}, "target.tokens"),
+        ({"target": {"tokens": 5, "upper": {"web": 2}}}, "target.upper.web: input should be less than or equal to 1"),
+        ({"name": "../x"}, "name: string should match pattern"),
+        ({"compute": {"executor": "slurm"}}, "compute.executor: input should be 'local' or 'ray' (got 'slurm')"),
+    ],
+)
+def test_one_thing_wrong(change: dict, sentence: str) -> None:
+    assert sentence in problems({**MINIMAL, **change})
+
+
+def test_unknown_domains_in_bounds_and_weights() -> None:
+    body = {
+        **MINIMAL,
+        "data": {"domains": {"web": {"path": "w"}, "code": {"path": "c"}}},
+        "target": {"tokens": 5, "lower": {"wbe": 0.1}},
+        "objective": {"weights": {"cod": 2}},
+    }
+    said = problems(body)
+    assert "target.lower: unknown domain 'wbe'; did you mean 'web'?" in said
+    assert "objective.weights: unknown domain 'cod'; did you mean 'code'?" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: &x 1\nb: *x", "line 2: aliases are not allowed"),
+        ("a: 1\na: 2", "not valid YAML"),
+        ("a: [1", "not valid YAML"),
+        ("2023: x", "key 2023 is read as a int; put it in quotes"),
+        ("a: {true: 1}", "key True is read as a bool"),
+    ],
+)
+def test_yaml_traps(text: str, sentence: str) -> None:
+    with pytest.raises(JobError, match=sentence):
+        parse_yaml(text, "job")
+
+
+def test_yaml_round_trip() -> None:
+    body = {"no": "yes", "x": 1e-05, "n": 25_000_000_000, "s": "1e-5", "l": [1, {"a": None}]}
+    assert parse_yaml(dump_yaml(body), "here") == body
+
+
+def test_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path, "data: {source: environment}\ntarget: {tokens: 1000}\nmethod: olmix\n")
+    job = load(path, ["proxies.count=64", "method.kl=1e-3", "target.upper.python=0.5"])
+    assert (job.proxies.count, job.target.upper) == (64, {"python": 0.5})
+    assert job.make_method() == Olmix(kl=1e-3)
+    assert load(path, ["method=regmix"]).make_method() == RegMix()
+    with pytest.raises(JobError, match=r"--set proxies: must look like"):
+        load(path, ["proxies"])
+    with pytest.raises(JobError, match="proxies.cuont: no such key"):
+        load(path, ["proxies.cuont=64"])
+
+
+def test_missing_file_and_wrong_shape(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="cannot be read"):
+        load(tmp_path / "none.yaml")
+    with pytest.raises(JobError, match=r"must be a mapping of keys \(got list\)"):
+        load(write(tmp_path, "- 1"))
+
+
+def test_paths_start_at_the_job_and_know_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TEXTS", "/texts")
+    body = {**MINIMAL, "data": {"domains": {"a": {"path": "$TEXTS/a.txt"}, "b": {"path": "b/*.jsonl"}}}}
+    domains = parse(body, "job").data_config(tmp_path).domains or {}
+    assert domains["a"].path == "/texts/a.txt"
+    assert domains["b"].path == str(tmp_path / "b/*.jsonl")
+    monkeypatch.delenv("TEXTS")
+    assert "names an environment variable that is not set" in problems(body)
+
+
+def test_resolved_job_is_a_job() -> None:
+    job = parse(MINIMAL, "job")
+    assert parse(job.to_json(), "resolved") == job

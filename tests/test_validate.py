@@ -1,0 +1,81 @@
+"""Paired intervals and the verdict that a reader acts on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from mixopt import results
+from mixopt.errors import RunFailed
+from mixopt.mixture import Mixture
+from mixopt.progress import Silent
+from mixopt.search import Workshop
+from mixopt.store import Store
+from mixopt.study import Study
+from mixopt.validate import PRIOR, RECOMMENDED, Interval, Validate, arms, verdict
+from pipelines.local_executor import LocalExecutor
+from proxies.toy import Toy
+
+GOOD = Mixture({"a": 0.25, "b": 0.25, "c": 0.25, "d": 0.25})
+
+
+def validated(study: Study, train: Toy, store: Path) -> tuple[Study, Validate]:
+    check = Validate(arms(study, GOOD), seeds=3, first_seed=1)
+    return Workshop(LocalExecutor(train), Store(store), Silent()).complete(study, check, "validation"), check
+
+
+def test_interval_is_students() -> None:
+    found = Interval.paired([0.1, 0.2, 0.3])
+    low, high = stats.t.interval(0.95, 2, loc=0.2, scale=stats.sem([0.1, 0.2, 0.3]))
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert not found.clear
+    assert Interval.paired([0.19, 0.2, 0.21]).clear
+
+
+def test_every_arm_is_trained_at_every_seed(toy_study: Study, toy: Toy, scratch: Path) -> None:
+    done, check = validated(toy_study, toy, scratch)
+    paired = check.paired(done)
+    assert set(paired) == {RECOMMENDED, PRIOR, "uniform"}
+    for records in paired.values():
+        assert [r.spec.seed for r in records] == [1, 2, 3]
+
+
+def test_gain_is_positive_when_the_recommendation_is_better(toy_study: Study, toy: Toy, scratch: Path) -> None:
+    done, check = validated(toy_study, toy, scratch)
+    found = results.validation(done, check)
+    names = toy_study.space.names
+    prior_D, good_D = (m.array(names) for m in (toy_study.space.prior_mixture, GOOD))
+    truth = toy.losses_D(prior_D).mean() - toy.losses_D(good_D).mean()
+    gain = found["gain_over_prior"]
+    assert gain["low"] < truth < gain["high"]
+    assert found["differences"][PRIOR]["objective"] == gain
+    assert found["seeds"] == 3
+
+
+def test_pairs_with_a_failed_run_are_left_out(toy_study: Study, toy: Toy, scratch: Path) -> None:
+    done, check = validated(toy_study, toy, scratch)
+    records = done.swarm.records
+    lame = replace(records[0], error="nan", diverged=True, metrics={})
+    partial = replace(done, swarm=replace(done.swarm, records=(lame, *records[1:])))
+    assert {r.spec.seed for rs in check.paired(partial).values() for r in rs} == {2, 3}
+    none = replace(done, swarm=replace(done.swarm, records=tuple(replace(r, error="x") for r in records)))
+    with pytest.raises(RunFailed, match="diverged"):
+        check.paired(none)
+
+
+@pytest.mark.parametrize(
+    ("gain", "best", "start"),
+    [
+        (Interval(0.05, 0.02, 0.08), None, "Use this mixture: +0.0500"),
+        (Interval(0.05, -0.02, 0.12), None, "The gain is inside the noise"),
+        (Interval(-0.05, -0.08, -0.02), None, "Do not use this mixture"),
+        (Interval(0.05, 0.02, 0.08), Interval(-0.02, -0.03, -0.01), "Use this mixture"),
+    ],
+)
+def test_verdicts(gain: Interval, best: Interval | None, start: str) -> None:
+    said = verdict(gain, best)
+    assert said.startswith(start)
+    assert ("better still" in said) == (best is not None)
