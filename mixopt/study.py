@@ -75,10 +75,16 @@ class Executor(Protocol):
 
 
 class Tracker(Protocol):
-    """A write-only mirror for people to look at; nothing is ever read back from it."""
+    """A write-only mirror for people to look at; nothing is ever read back from it. Never blocks long, never raises."""
 
     def log(self, record: RunRecord) -> None:
-        """Mirror one finished run; never blocks for long, never raises."""
+        """Mirror one finished run; one that is there already is left alone."""
+
+    def conclude(self, results: Mapping[str, Any]) -> None:
+        """Mirror what the search found."""
+
+    def close(self) -> None:
+        """Let the mirror finish, for a bounded time."""
 
 
 Train = Callable[[Sequence[RunSpec]], Iterator[RunRecord]]

@@ -61,7 +61,7 @@ def _dependencies() -> dict[str, Distribution]:
             found[name] = distribution(name)
         except PackageNotFoundError:
             continue
-        asked += [re.split(r"[^\w.-]", r)[0] for r in found[name].requires or () if "extra ==" not in r]
+        asked += [re.split(r"[^\w.-]", r)[0] for r in found[name].requires or () if not re.search(r"\bextra *==", r)]
     if "mixopt" not in found:
         raise DataError(
             "data.source: environment reads the packages mixopt depends on; install it (`pip install -e .`)."

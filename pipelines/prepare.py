@@ -54,8 +54,8 @@ class Corpus:
 class HeldOut:
     """Which documents are held out: those of `valid` parts, elsewhere the hashes of a text below `limit`.
 
-    Equal texts are always on one side, in whichever domains they are. Where one domain has `valid` parts, the digests
-    of all held-out documents are kept, 8 bytes each.
+    Equal texts are always on one side, in whichever domains they are. Where a domain has `valid` parts a hash alone
+    cannot know that, so the digests of all held-out documents are kept.
     """
 
     limit: int
@@ -73,7 +73,8 @@ class HeldOut:
 
     def never(self, raw: bytes) -> bool:
         """Whether no domain could hold this document out."""
-        return _digest(raw) >= self.limit and _digest(raw) not in self.digests
+        digest = _digest(raw)
+        return digest >= self.limit and digest not in self.digests
 
 
 @dataclass
@@ -150,7 +151,7 @@ def _corpus(name: str, config: DataConfig) -> Corpus:
 
 def _build(config: DataConfig, corpora: list[Corpus], inputs: dict[str, Any], out: Path, progress: Progress) -> None:
     """Write shards, tokenizer and manifest into `out`."""
-    _each(lambda corpus: next(_documents([*corpus.valid, *corpus.train]), None), corpora)
+    _each(_peek, corpora)
     held_out = HeldOut(int(config.validation_fraction * 2**64), keep=any(corpus.valid for corpus in corpora))
     for corpus in corpora:
         held_out.digests.update(_digest(raw) for _, raw in _documents(corpus.valid, config.max_bytes))
@@ -165,6 +166,12 @@ def _build(config: DataConfig, corpora: list[Corpus], inputs: dict[str, Any], ou
         domains.append(_checked(domain, config))
     Manifest(tuple(sorted(domains, key=lambda d: d.name)), encoder.identity, out).save()
     (out / "prepared.json").write_text(json.dumps({**inputs, "dropped": dropped}, indent=1) + "\n", encoding="utf-8")
+
+
+def _peek(corpus: Corpus) -> None:
+    """Read one document of each side: a wrong column of the last domain must not wait for the others."""
+    for side in (corpus.train, corpus.valid):
+        next(_documents(side), None)
 
 
 def _sample(corpora: list[Corpus], held_out: HeldOut, advance: Callable[[float], None]) -> Iterator[str]:

@@ -23,15 +23,8 @@ from mixopt.errors import DataError
 LARGEST_TXT = 1 << 26  # bytes: a .txt file is one document and is held in memory
 TEXT_BLOCK = 1 << 20  # characters read at once, or one line where that is longer
 PARQUET_ROWS = 1000  # read at once
-VERSIONS = (
-    "ETag",
-    "etag",
-    "mtime",
-    "LastModified",
-    "last_modified",
-    "updated",
-    "last_commit",
-)  # as file systems call it
+# what file systems call the thing that changes when a file does
+VERSIONS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "last_commit")
 
 
 @dataclass(frozen=True)

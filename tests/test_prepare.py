@@ -116,6 +116,25 @@ def test_a_tokenizer_is_not_trained_on_held_out_text(tmp_path: Path, scratch: Pa
     assert '"Zq"' not in (manifest.root / "tokenizer.json").read_text()
 
 
+def test_a_tokenizer_sees_every_domain_and_files_from_end_to_end(
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SAMPLE_BYTES", 8000)
+    monkeypatch.setattr(module, "SAMPLE_PART", 1000)
+    for i in range(16):
+        write(tmp_path / f"many-{i:02d}.jsonl", [f"{'qxjz' * 200} file{i}"] + A)
+    sources = {
+        "a": Source(str(tmp_path / "many-*.jsonl")),
+        "b": Source(write(tmp_path / "b.jsonl", ["vwk " * 9000, *B])),
+    }
+    corpora = [module._corpus(name, DataConfig(sources, tokenizer=BYTES)) for name in sources]
+    seen: list[float] = []
+    sample = list(module._sample(corpora, module.HeldOut(0, keep=False), seen.append))
+    assert [text[-6:] for text in sample if "qxjz" in text] == [" file0", " file4", " file8", "file12"]
+    assert sample[-1] == ("vwk " * 9000)[:4000]
+    assert len(seen) == len(sample)
+
+
 def test_the_same_text_gives_the_same_files_whatever_the_paths(tmp_path: Path, scratch: Path) -> None:
     one = prepare(config(tmp_path / "one", TokenizerConfig("train", 300)), scratch, Silent())
     two = prepare(config(tmp_path / "elsewhere", TokenizerConfig("train", 300)), scratch, Silent())
