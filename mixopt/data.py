@@ -99,7 +99,8 @@ def _tokenizer_problems(tokenizer: TokenizerConfig) -> Iterator[str]:
     if tokenizer.kind not in TOKENIZERS:
         yield f"{where}.kind: unknown kind {tokenizer.kind!r}; {did_you_mean(tokenizer.kind, TOKENIZERS)}"
     if (tokenizer.kind == "file") != (tokenizer.file is not None):
-        yield f"{where}.file: belongs to kind 'file' and to no other (got kind {tokenizer.kind!r}, file {tokenizer.file})."
+        got = f"got kind {tokenizer.kind!r}, file {tokenizer.file}"
+        yield f"{where}.file: belongs to kind 'file' and to no other ({got})."
     if tokenizer.vocabulary < 257:
         yield f"{where}.vocabulary: must be at least 257, the bytes and end of text (got {tokenizer.vocabulary})."
 

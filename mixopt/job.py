@@ -52,10 +52,11 @@ class DomainSection(Section):
 
 
 class TokenizerSection(Section):
-    """`bytes`, `{train: vocabulary}` or `{file: tokenizer.json}`."""
+    """`bytes`, `{train: vocabulary}` or `{file: tokenizer.json, end_of_text: token}`."""
 
     train: Annotated[int, Field(ge=258, le=1 << 20)] | None = None
     file: str | None = None
+    end_of_text: str | None = None
     bytes: bool = False
 
 
@@ -175,7 +176,9 @@ class Job(Section):
         if given.bytes:
             tokenizer = TokenizerConfig("bytes")
         elif given.file is not None:
-            tokenizer = TokenizerConfig("file", file=_path(given.file, folder, "data.tokenizer.file"))
+            tokenizer = TokenizerConfig(
+                "file", file=_path(given.file, folder, "data.tokenizer.file"), end_of_text=given.end_of_text
+            )
         else:
             tokenizer = TokenizerConfig("train", vocabulary=given.train or 0)
         return DataConfig(domains, section.source, tokenizer, section.validation.fraction)

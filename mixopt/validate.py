@@ -33,11 +33,8 @@ class Interval:
 
     @classmethod
     def paired(cls, differences: Sequence[float], level: float = LEVEL) -> Interval:
-        """Student's t interval of paired differences; unbounded for fewer than two pairs."""
-        mean = float(np.mean(differences))
-        n = len(differences)
-        if n < 2:
-            return cls(mean, -math.inf, math.inf)
+        """Student's t interval of at least two paired differences."""
+        mean, n = float(np.mean(differences)), len(differences)
         half = float(stats.t.ppf((1 + level) / 2, n - 1) * np.std(differences, ddof=1) / math.sqrt(n))
         return cls(mean, mean - half, mean + half)
 
@@ -67,13 +64,13 @@ class Validate:
     def paired(self, study: Study) -> dict[str, list[RunRecord]]:
         """Records of each arm, one per seed, over the seeds at which every arm gave a good run.
 
-        Raises RunFailed if there is no such seed.
+        Raises RunFailed if there are fewer than two such seeds.
         """
         by_key = {(r.mixture, r.spec.seed): r for r in study.swarm.good.records}
         seeds = range(self.first_seed, self.first_seed + self.seeds)
         whole = [seed for seed in seeds if all((mixture, seed) in by_key for mixture in self.arms.values())]
-        if not whole:
-            raise RunFailed("validation: at every seed at least one arm diverged; lower the learning rate.")
+        if len(whole) < 2:
+            raise RunFailed(f"validation: only at {len(whole)} seeds did every arm end well; lower the learning rate.")
         return {arm: [by_key[mixture, seed] for seed in whole] for arm, mixture in self.arms.items()}
 
 
@@ -92,17 +89,18 @@ def arms(study: Study, recommended: Mixture) -> dict[str, Mixture]:
 
 
 def verdict(gain: Interval, best: Interval | None) -> str:
-    """One sentence on the gain over the prior (positive: the recommendation is better)."""
-    size = (
-        f"{gain.mean:+.4f} bits per byte against the prior ({LEVEL:.0%} interval {gain.low:+.4f} to {gain.high:+.4f})"
-    )
+    """One sentence on the gain over the prior, in bits per byte (positive: the recommendation is better)."""
+    span = f"{LEVEL:.0%} interval {gain.low:+.4f} to {gain.high:+.4f}".replace("%", " %")
     if not gain.clear:
-        return f"The gain is inside the noise: {size}. Nothing here says that this mixture beats the prior."
+        return (
+            f"The gain is inside the noise: {gain.mean:+.4f} bits per byte saved against the prior ({span}). "
+            "Nothing here says that this mixture beats the prior."
+        )
     if gain.mean < 0:
-        return f"Do not use this mixture: it is worse than the prior, {size}."
+        return f"Do not use this mixture: it costs {-gain.mean:.4f} bits per byte against the prior ({span} saved)."
     tail = ""
     if best is not None and not best.clear:
         tail = " The best mixture of the swarm does as well, within the noise."
     elif best is not None and best.mean < 0:
         tail = " The best mixture of the swarm does better still: the law is not to be trusted at its optimum."
-    return f"Use this mixture: {size}.{tail}"
+    return f"Use this mixture: it saves {gain.mean:.4f} bits per byte against the prior ({span}).{tail}"

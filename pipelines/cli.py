@@ -15,7 +15,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
-import click
 import typer
 
 from mixopt.errors import JobError, MixoptError, did_you_mean
@@ -29,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="In which proportions should a pretraining run sample its domains, how sure are we, and what does it cost to know?",
 )
+UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or that of the copy of click which newer typers carry
 Json = Annotated[bool, typer.Option("--json", help="End standard output with one JSON object.")]
 RunDirectory = Annotated[Path, typer.Argument(help="The run directory that a search wrote.", metavar="RUN_DIR")]
 
@@ -206,13 +206,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = app(args=argv, standalone_mode=False, prog_name="mixopt")
         sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.ClickException as e:
+    except UsageError as e:
         e.show()
         _fail(e.format_message(), 2, argv)
     except MixoptError as e:
         Terminal(to_stderr=True).error(str(e))
         _fail(str(e), e.exit_code, argv)
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         Terminal(to_stderr=True).error("stopped; run the same command again to go on where it was.")
         _fail("stopped", 130, argv)
 

@@ -226,12 +226,13 @@ def _checked(domain: Domain, config: DataConfig) -> Domain:
     if not domain.valid.documents:
         raise DataError(
             f"domain {domain.name!r}: no held-out document among its {count:,} (validation fraction "
-            f"{config.validation_fraction:g}). Add documents (a .txt file is one), hold out a larger fraction, or give `valid`."
+            f"{config.validation_fraction:g}). Add documents (a .txt file is one), hold out a larger fraction, or give "
+            "`valid`."
         )
     if not domain.train.documents:
         raise DataError(
-            f"domain {domain.name!r}: no document to train on, all {count:,} are held out. Add documents, or hold out a "
-            "smaller fraction."
+            f"domain {domain.name!r}: no document to train on, all {count:,} are held out. "
+            "Add documents, or hold out a smaller fraction."
         )
     return domain
 
@@ -243,7 +244,7 @@ def _with_available_tokens(manifest: Manifest, config: DataConfig) -> Manifest:
         if given.get(domain.name, domain.train.tokens) < domain.train.tokens:
             raise DataError(
                 f"data.domains.{domain.name}.tokens: {given[domain.name]:,} are fewer than the {domain.train.tokens:,} "
-                "prepared from its documents. Give at least these, or leave it out where the documents are all there is."
+                "prepared from its documents. Give at least these, or leave it out where they are all there is."
             )
     return replace(manifest, domains=tuple(replace(d, tokens=given.get(d.name, d.tokens)) for d in manifest.domains))
 

@@ -61,7 +61,9 @@ class RayExecutor:
                     except ray.exceptions.RayError:
                         left = list(flying.pop(stream).values())
                         count_losses(losses, [left[: self.stack]])
-                        queue.extendleft(reversed(chunks(left, size)))
+                        queue.extend(
+                            chunks(left, size)
+                        )  # last: a run that kills its worker must not hold up the others
 
 
 def _train_chunk(train: Train, specs: list[RunSpec], stack: int) -> Iterator[RunRecord]:

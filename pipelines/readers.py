@@ -1,6 +1,6 @@
 """The documents of a domain, streamed from files or from the Hugging Face hub. The only home of `datasets`.
 
-A reader holds one block of a file in memory, yields documents as text, and turns whatever goes wrong into one DataError.
+A reader holds one block of a file in memory, yields documents as text, and turns what goes wrong into one DataError.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def files(domain: str, pattern: str, column: str) -> list[Part]:
         matches = _matches(domain, url)
         if not matches:
             raise DataError(
-                f"domain {domain!r}: no file matches {url}. Check the path; relative ones start at the job file's folder."
+                f"domain {domain!r}: no file matches {url}. "
+                "Check the path; relative ones start at the job file's folder."
             )
         found += matches
     return [_part(_File(url, column, domain), info) for url, info in sorted(dict(found).items())]
@@ -92,8 +93,8 @@ def _matches(domain: str, url: str) -> list[tuple[str, dict[str, Any]]]:
         return []
     except Exception as e:
         raise DataError(
-            f"domain {domain!r}: cannot list {url} ({_said(e)}). Check the address, the credentials in the environment, "
-            "and that the package for this kind of address is installed."
+            f"domain {domain!r}: cannot list {url} ({_said(e)}). Check the address, the credentials in the "
+            "environment, and that the package for this kind of address is installed."
         ) from e
     if [info["type"] for info in found.values()] == ["directory"]:
         raise DataError(
@@ -241,7 +242,8 @@ def _document(row: Any, column: str, where: str) -> str:
     text = row[column]
     if not isinstance(text, str):
         raise DataError(
-            f"{where}: column {column!r} must be text (got {type(text).__name__}). Mend the row, or name another column as `text`."
+            f"{where}: column {column!r} must be text (got {type(text).__name__}). "
+            "Mend the row, or name another column as `text`."
         )
     try:
         text.encode()
@@ -251,9 +253,8 @@ def _document(row: Any, column: str, where: str) -> str:
 
 
 def _no_column(column: str, columns: list[str], where: str) -> DataError:
-    return DataError(
-        f"{where}: no column {column!r} (columns there: {', '.join(map(str, columns))}). Name the one that holds the text as `text`."
-    )
+    there = ", ".join(map(str, columns))
+    return DataError(f"{where}: no column {column!r} (columns there: {there}). Name the one with the text as `text`.")
 
 
 def _said(e: Exception) -> str:

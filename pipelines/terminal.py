@@ -20,7 +20,7 @@ class Terminal:
         """Rows of text under a header; columns of numbers stand right."""
         table = Table(box=None, header_style="bold", pad_edge=False)
         for i, name in enumerate(header):
-            numeric = bool(rows) and all(row[i][-1:].isdigit() or row[i] in ("", "-") for row in rows)
+            numeric = bool(rows) and all(_is_number(row[i]) for row in rows)
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
             table.add_row(*(_plain(cell) for cell in row))
@@ -105,6 +105,10 @@ class Terminal:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def _is_number(cell: str) -> bool:
+    return cell.lstrip("+-").replace(".", "", 1).isdigit() or cell == "-"
 
 
 def _plain(cell: str) -> str:

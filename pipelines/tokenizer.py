@@ -1,4 +1,7 @@
-"""Text to token ids: bytes, a byte-level BPE trained on the corpus, or a given tokenizer.json. The only home of `tokenizers`."""
+"""Text to token ids: bytes, a byte-level BPE trained on the corpus, or a given tokenizer.json.
+
+The only home of `tokenizers`.
+"""
 
 from __future__ import annotations
 
@@ -138,8 +141,8 @@ def train(sample: Iterable[str], vocabulary: int, end_of_text: str) -> str:
     library.add_special_tokens([AddedToken(end_of_text, special=True)])
     if library.get_vocab_size() != vocabulary:
         raise DataError(
-            f"tokenizer: the text has material for {library.get_vocab_size():,} tokens only (vocabulary is {vocabulary:,}). "
-            "Ask for a smaller vocabulary or add text."
+            f"tokenizer: the text has material for {library.get_vocab_size():,} tokens only "
+            f"(vocabulary is {vocabulary:,}). Ask for a smaller vocabulary or add text."
         )
     return str(library.to_str())
 

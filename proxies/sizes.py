@@ -72,7 +72,7 @@ def learning_rate(parameters: int, tokens: int) -> Derived:
         value = 1.79 * parameters**-0.713 * tokens**0.307
         return Derived(value, f"learning rate {value:.3g}: Step Law, {_range()}")
     value = min(0.01 * (parameters / 1e5) ** (-1 / 3), 0.02)
-    return Derived(value, f"learning rate {value:.3g}: own small-size rule; Step Law holds {_range()} only")
+    return Derived(value, f"learning rate {value:.3g}: own small-size rule; Step Law was {_range()}")
 
 
 def batch_rows(parameters: int, tokens: int, sequence: int) -> Derived:
@@ -85,7 +85,7 @@ def batch_rows(parameters: int, tokens: int, sequence: int) -> Derived:
     wanted = 0.58 * tokens**0.571
     rows = max(4, min(round(wanted / sequence), tokens // (100 * sequence)))
     inside = STEP_LAW_FROM <= parameters <= STEP_LAW_TO
-    note = _range() if inside else f"outside its range ({_range()}), at least 4 rows and 100 steps"
+    note = _range() if inside else f"which was {_range()}: here at least 4 rows and 100 steps"
     return Derived(rows, f"batch {rows} rows of {sequence} tokens: Step Law asks for {wanted:,.0f} tokens, {note}")
 
 

@@ -64,7 +64,9 @@ def test_a_resumed_search_gives_the_same_answer(method: Method, toy_study: Study
 
 def test_the_recommendation_is_allowed(method: Method, toy_study: Study, toy: Toy, tmp_path: Path) -> None:
     tight = MixtureSpace(toy_study.space.domains, 1000, max_epochs=1.3, lower={"d": 0.05}, upper={"a": 0.5})
-    _, found = conclude(replace(toy_study, space=tight), method, toy, tmp_path) if feasible(method, tight) else (0, None)
+    _, found = (
+        conclude(replace(toy_study, space=tight), method, toy, tmp_path) if feasible(method, tight) else (0, None)
+    )
     if found is not None:
         assert tight.violations(found.mixture) == []
 

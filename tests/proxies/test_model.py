@@ -71,5 +71,5 @@ def test_step_law_inside_its_range() -> None:
 
 
 def test_outside_the_range_is_said() -> None:
-    assert "Step Law holds" in learning_rate(100_000, 10**6).reason
-    assert "outside its range" in batch_rows(100_000, 10**6, 128).reason
+    assert "Step Law was fitted" in learning_rate(100_000, 10**6).reason
+    assert "which was fitted on" in batch_rows(100_000, 10**6, 128).reason
