@@ -16,7 +16,7 @@ from mixopt.errors import RunFailed
 from mixopt.runs import RunRecord, RunSpec
 from mixopt.study import Train
 
-ATTEMPTS = 3  # how often a run may lose its worker before the search gives up
+ATTEMPTS = 5  # how often a run may lose its worker before the search gives up
 IN_FLIGHT = 2  # stacks handed out per worker: one training, one waiting
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # a busy neighbour must not cost a spinning core
 
@@ -30,7 +30,7 @@ class LocalExecutor:
     stack: int = 1
 
     def run(self, specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
-        """Train each spec; a run whose worker is lost is handed out again. Raises RunFailed after three losses."""
+        """Train each spec; a run whose worker is lost is handed out again. Raises RunFailed after five losses."""
         queue, losses = deque(chunks(specs, self.stack)), Counter[str]()
         if self.workers == 0:
             for chunk in queue:
@@ -85,7 +85,7 @@ def chunks(specs: Sequence[RunSpec], size: int) -> list[list[RunSpec]]:
 
 
 def count_losses(losses: Counter[str], lost: Sequence[Sequence[RunSpec]]) -> None:
-    """Note that these stacks lost their worker. Raises RunFailed for one that did so three times."""
+    """Note that these stacks lost their worker. Raises RunFailed for one that did so five times."""
     losses.update(spec.id for chunk in lost for spec in chunk)
     for run_id, count in losses.items():
         if count >= ATTEMPTS:

@@ -35,7 +35,7 @@ class RayExecutor:
     gpus: float = 0.0
 
     def run(self, specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
-        """Train each spec; what a lost worker had not finished is handed out again, three times at most."""
+        """Train each spec; what a lost worker had not finished is handed out again, five times at most."""
         if not specs:
             return
         with _session(self.address, self.workers) as ray:

@@ -321,7 +321,7 @@ def test_numbers_are_the_documents(pages: dict[str, str]) -> None:
         row = "".join(f'<td class="r">{cell}</td>' for cell in cells)
         assert f'<th scope="row">{d["name"]}</th>{row}' in first
     gain = body["validation"]["gain_over_prior"]
-    assert f"{gain['mean']:+.4f} bits per byte against the prior" in page
+    assert f"saves {gain['mean']:.4f} bits per byte against the prior" in page
     assert f"{gain['low']:+.4f} to {gain['high']:+.4f}" in page
     for scores in body["fit"]["targets"].values():
         assert f"{scores['spearman']:+.3f}" in page
@@ -335,9 +335,9 @@ def test_numbers_are_the_documents(pages: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("name", "tone", "start"),
     [
-        ("six", "better", "Use this mixture: +0.0"),
+        ("six", "better", "Use this mixture: it saves 0.0"),
         ("noise", "noise", "The gain is inside the noise: "),
-        ("two", "worse", "Do not use this mixture: it is worse than the prior, -0.0"),
+        ("two", "worse", "Do not use this mixture: it costs 0.0"),
         ("one seed", "noise", "The gain is inside the noise: "),
         ("not validated", "noise", "Not validated against the prior: the law alone predicts an objective of 0.9"),
         ("baseline", "noise", "Neither validated nor predicted"),

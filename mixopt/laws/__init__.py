@@ -31,5 +31,5 @@ def make_convex(name: str) -> ConvexLaw:
 
 
 def summary(name: str) -> str:
-    """One line about a law: the first sentence of its docstring."""
-    return (LAWS[name].__doc__ or "").partition(". ")[0].partition("\n")[0]
+    """One line about a law: its docstring up to what it learns."""
+    return (LAWS[name].__doc__ or "").partition(" Learned: ")[0]
