@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli import Json, app, end
+from pipelines.progress import Bars
 from pipelines.terminal import Terminal
 
 Ratios = Annotated[Path, typer.Option(help="CSV of proportions: one row per run, one column per domain.")]
@@ -33,7 +34,8 @@ def fit(
     from pipelines.swarm_files import Request
     from pipelines.swarm_files import fit as measure
 
-    found = measure(Request(ratios, metrics, target, law), test_ratios, test_metrics)
+    with Bars().task(f"fit {law}", None):
+        found = measure(Request(ratios, metrics, target, law), test_ratios, test_metrics)
     Terminal(to_stderr=as_json).fit(found)
     end(found, as_json)
 
@@ -58,7 +60,9 @@ def propose(
     from pipelines.swarm_files import Request, Target
     from pipelines.swarm_files import propose as find
 
-    found = find(Request(ratios, metrics, target, law), Target(domains, _count(target_tokens), max_epochs, kl, seed))
+    wanted = Target(domains, _count(target_tokens), max_epochs, kl, seed)
+    with Bars().task(f"fit {law} and propose", None):
+        found = find(Request(ratios, metrics, target, law), wanted)
     Terminal(to_stderr=as_json).proposal(found)
     end(found, as_json)
 
@@ -79,7 +83,8 @@ def predict(
     from pipelines.swarm_files import Request
     from pipelines.swarm_files import predict as ask
 
-    found = ask(Request(ratios, metrics, target, law), mixture)
+    with Bars().task(f"fit {law}", None):
+        found = ask(Request(ratios, metrics, target, law), mixture)
     Terminal(to_stderr=as_json).prediction(found)
     end(found, as_json)
 

@@ -56,7 +56,8 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
     with make_tracker(job.tracking.mlflow, out, question) as tracker:
         shop = Workshop(make_executor(job, manifest), Store(store), progress, tracker.log)
         study = shop.complete(study, method, "proxies")
-        answer = method.recommend(study, np.random.default_rng([study.seed, 1]))
+        with progress.task("fit and propose", None):
+            answer = method.recommend(study, np.random.default_rng([study.seed, 1]))
         check, checked = validate(job, study, answer, shop)
         runs = [*study.swarm.records, *checked.swarm.records]
         for record in runs:
