@@ -15,7 +15,7 @@ import numpy as np
 from mixopt import handoff, report, results, tables
 from mixopt.backends import export_all
 from mixopt.domains import Manifest
-from mixopt.errors import JobError
+from mixopt.errors import JobError, RunFailed
 from mixopt.job import Job
 from mixopt.laws import make
 from mixopt.mixture import Mixture
@@ -56,6 +56,7 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
     with make_tracker(job.tracking.mlflow, out, question) as tracker:
         shop = Workshop(make_executor(job, manifest), Store(store), progress, tracker.log)
         study = shop.complete(study, method, "proxies")
+        refuse_too_many_failures(method, study)
         with progress.task("fit and propose", None):
             answer = method.recommend(study, np.random.default_rng([study.seed, 1]))
         check, checked = validate(job, study, answer, shop)
@@ -153,14 +154,30 @@ def make_executor(job: Job, manifest: Manifest) -> Executor:
 
 def refuse_too_few(method: Method, study: Study) -> None:
     """Raise JobError, before anything is trained, if the method's law could not be fitted to that many runs."""
+    needed = least_runs(method, study)
+    if study.count < needed:
+        raise JobError(
+            f"proxies.count: {study.count} runs cannot determine the law over {len(study.space.names)} domains "
+            f"(needs at least {needed})."
+        )
+
+
+def refuse_too_many_failures(method: Method, study: Study) -> None:
+    """Raise RunFailed if so many runs diverged that the method's law cannot be fitted to the others."""
+    records, good = study.swarm.records, study.swarm.good.records
+    needed = least_runs(method, study)
+    if len(good) < needed:
+        failed = next(record for record in records if record.error)
+        raise RunFailed(
+            f"{len(records) - len(good)} of {len(records)} runs failed, and the law needs {needed} good ones. First, "
+            f"run {failed.spec.id}: {failed.error.strip().splitlines()[-1]}. A lower proxies.learning_rate helps."
+        )
+
+
+def least_runs(method: Method, study: Study) -> int:
+    """Good runs that the method's law needs; 0 for methods without one."""
     law = getattr(method, "law", None)
-    if law is not None:
-        needed = make(law).min_runs(len(study.space.names))
-        if study.count < needed:
-            raise JobError(
-                f"proxies.count: {study.count} runs cannot determine law {law} over {len(study.space.names)} domains "
-                f"(needs at least {needed})."
-            )
+    return make(law).min_runs(len(study.space.names)) if law is not None else 0
 
 
 def refuse_other_job(job: Job, out: Path) -> None:

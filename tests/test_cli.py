@@ -205,7 +205,7 @@ def test_lists(mixopt: Run, command: str) -> None:
         (("text: content", "text: body"), ["gamma", "body", "content"]),
         (("size: 10k", "size: 11k"), ["proxies.size: unknown size '11k'", "10k"]),
         (("tokens: 300_000", "tokens: 300_000_000"), ["no mixture is allowed", "max_epochs"]),
-        (("count: 12", "count: 3"), ["proxies.count: 3 runs cannot determine law loglinear over 3 domains"]),
+        (("count: 12", "count: 3"), ["proxies.count: 3 runs cannot determine the law over 3 domains"]),
         (("max_epochs: 4", "max_epochs: 4, upper: {nope: 0.1}"), ["target.upper: unknown domain 'nope'"]),
         (("export: [", "export: [mega, "), ["export: unknown backend 'mega'"]),
     ],
@@ -222,6 +222,14 @@ def test_bad_jobs_are_refused_in_a_sentence(
         assert sentence in found["error"]
     assert "Traceback" not in seen
     assert not (tmp_path / "out").exists()
+
+
+def test_too_many_diverged_runs_end_the_search(mixopt: Run, corpus_root: Path, tmp_path: Path) -> None:
+    hot = write_job(corpus_root, JOB.replace("count: 12}", "count: 12, learning_rate: 1e30}"), "hot.yaml")
+    code, found, _ = mixopt("search", hot, "--out", tmp_path / "out")
+    assert code == 3
+    assert "12 of 12 runs failed, and the law needs 5 good ones" in found["error"]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"job.lock.yaml"}
 
 
 def test_a_directory_of_another_job_is_refused(mixopt: Run, corpus_root: Path, searched: Path) -> None:
