@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -19,6 +18,7 @@ from typing import Any
 
 from mixopt.domains import Domain, Manifest, Shard
 from mixopt.errors import DataError, did_you_mean
+from mixopt.files import write_atomically
 from mixopt.mixture import Mixture, Schedule
 from mixopt.space import MixtureSpace
 
@@ -159,10 +159,7 @@ def save(document: Mapping[str, Any], path: Path) -> None:
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as e:
         raise DataError(f"mixture document: holds something that JSON cannot ({e}).") from e
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, text + "\n")
 
 
 def load(path: Path) -> Plan:

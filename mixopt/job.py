@@ -6,7 +6,7 @@ Unknown keys are errors; all errors are reported at once, each with its key path
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +17,8 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from mixopt.backends import BACKENDS
 from mixopt.data import DataConfig, HubSource, Source, TokenizerConfig
 from mixopt.errors import JobError, did_you_mean
-from mixopt.methods import METHODS
+from mixopt.methods import BASELINES, METHODS
+from mixopt.mixture import SUM_TOLERANCE
 from mixopt.study import Method
 from mixopt.yaml_text import parse_yaml
 
@@ -117,7 +118,7 @@ class ComputeSection(Section):
     executor: Literal["local", "ray"] = "local"
     workers: Annotated[int, Field(ge=0)] = Field(default_factory=lambda: os.cpu_count() or 1)
     address: str | None = None
-    device: str = "cpu"
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
     stack: Positive = 1
 
 
@@ -160,11 +161,15 @@ class Job(Section):
     @property
     def is_baseline(self) -> bool:
         """Whether the method trains no proxies of its own."""
-        return METHODS[self.method["name"]].__module__.endswith(".baselines")
+        return self.method["name"] in BASELINES
 
     def to_json(self) -> dict[str, Any]:
         """The resolved job with the keys of the file."""
-        return self.model_dump(by_alias=True, exclude_none=True)
+        return self.model_dump(by_alias=True, exclude_none=True) | {"tracking": {"mlflow": self.tracking.mlflow}}
+
+    def store_path(self, folder: Path) -> Path:
+        """Where runs and tokens are kept; relative to `folder`, `$NAME` is taken from the environment."""
+        return Path(_path(self.store, folder, "store")).absolute()
 
     def data_config(self, folder: Path) -> DataConfig:
         """What to prepare; relative paths start at `folder`, `$NAME` is taken from the environment."""
@@ -190,7 +195,7 @@ class Job(Section):
         return METHODS[self.method["name"]](**{field.name: getattr(checked, field.name) for field in fields(checked)})
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Job:
+def load(path: Path, overrides: Sequence[str] = (), sizes: Collection[str] = ()) -> Job:
     """Read a job file; each override is `a.b=value`. Raises JobError with every problem found."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -202,19 +207,32 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Job:
     for override in overrides:
         _set(body, override)
     body.setdefault("name", path.stem)
-    return parse(body, str(path))
+    return parse(body, str(path), sizes)
 
 
-def parse(body: Mapping[str, Any], where: str) -> Job:
-    """A job from plain data. Raises JobError with every problem found."""
+def parse(body: Mapping[str, Any], where: str, sizes: Collection[str] = ()) -> Job:
+    """A job from plain data, its method with all knobs; `sizes` are the proxies there are (unchecked if none).
+
+    Raises JobError with every problem found: those of single keys, and those of sections that are fine by themselves.
+    """
+    problems = []
     try:
         job = Job.model_validate(body)
     except ValidationError as e:
-        raise JobError(_all(where, [_sentence(error) for error in e.errors()])) from e
-    problems = list(_problems(job))
+        problems = [_sentence(error) for error in e.errors()]
+        job = _what_is_fine(body, {str(error["loc"][0]) for error in e.errors() if error["loc"]})
+    problems += _problems(job, sizes, whole=not problems)
     if problems:
         raise JobError(_all(where, problems))
-    return job
+    return job.model_copy(update={"method": {"name": job.method["name"], **vars(job.make_method())}})
+
+
+def _what_is_fine(body: Mapping[str, Any], bad: Collection[str]) -> Job:
+    """The job with stand-ins for the keys that are wrong, so that the others can be checked as well."""
+    known = {field.alias or name for name, field in Job.model_fields.items()}
+    fine = {key: value for key, value in body.items() if key in known and key not in bad}
+    standins = {"name": "job", "data": {"source": "environment"}, "target": {"tokens": 1}}
+    return Job.model_validate(standins | fine)
 
 
 def _set(body: dict[str, Any], override: str) -> None:
@@ -230,8 +248,8 @@ def _set(body: dict[str, Any], override: str) -> None:
     body[last] = parse_yaml(value, f"--set {path}")
 
 
-def _problems(job: Job) -> Iterator[str]:
-    """What single fields cannot know."""
+def _problems(job: Job, sizes: Collection[str], *, whole: bool) -> Iterator[str]:
+    """What single fields cannot know; domains are compared between sections only where the job is `whole`."""
     try:
         job.data_config(Path())
     except JobError as e:
@@ -241,11 +259,15 @@ def _problems(job: Job) -> Iterator[str]:
         yield "data.tokenizer: give one of bytes, {train: vocabulary} or {file: tokenizer.json}."
     if 0 < job.validation.seeds < 3:
         yield f"validate.seeds: an interval needs at least 3 paired seeds, 0 leaves it out (got {job.validation.seeds})."
+    if sizes and job.proxies.size not in sizes:
+        yield f"proxies.size: unknown size {job.proxies.size!r}; {did_you_mean(job.proxies.size, sizes)}"
     for name in job.export:
         if name not in BACKENDS:
             yield f"export: unknown backend {name!r}; {did_you_mean(name, BACKENDS)}"
+    if job.target.prior is not None and abs(sum(job.target.prior.values()) - 1) > SUM_TOLERANCE:
+        yield f"target.prior: must sum to 1 (got {sum(job.target.prior.values()):.6g})."
     yield from _method_problems(job.method)
-    if job.data.domains is not None:
+    if whole and job.data.domains is not None:
         yield from unknown_domains(job, list(job.data.domains))
 
 
@@ -263,6 +285,15 @@ def unknown_domains(job: Job, names: Sequence[str]) -> Iterator[str]:
         for name in given:
             if name not in names:
                 yield f"{path}: unknown domain {name!r}; {did_you_mean(name, names)}"
+    missing = [name for name in names if target.prior is not None and name not in target.prior]
+    if missing:
+        yield f"target.prior: no proportion for {', '.join(missing)}; 0 is allowed."
+    listed = names if objective.domains is None else objective.domains
+    if not any(objective.weights.get(name, 1.0) for name in listed):
+        yield "objective: no domain has a positive weight."
+    for name in objective.weights:
+        if name in names and name not in listed:
+            yield f"objective.weights: {name!r} is not among objective.domains."
 
 
 def _method_problems(body: Mapping[str, Any]) -> Iterator[str]:

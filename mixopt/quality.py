@@ -48,7 +48,7 @@ def out_of_fold(law: Law, X_RD: FloatArray, Y_RM: FloatArray, folds: int = 10) -
     if runs <= needed:
         raise SwarmError(
             f"out of fold: {runs} good runs, and {type(law).__name__} needs {needed} besides those left out. "
-            f"Raise proxies.count to {needed + 1} or more, or retry the failed runs."
+            f"Ask for at least {needed + 1} (proxies.count)."
         )
     folds = min(runs, max(folds, math.ceil(runs / (runs - needed))))
     fold_R = np.arange(runs) % folds

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from mixopt import plots
 from mixopt.errors import DataError
+from mixopt.files import write_atomically
 from mixopt.report_numbers import Results
 from mixopt.report_text import Block, Chart, Fold, Table, highlights, sections, subtitle, verdict
 from mixopt.results import SCHEMA
-from mixopt.store import write_atomically
 
 LIGHT, DARK = ("".join(f"--{name}:{value};" for name, value in theme.items()) for theme in (plots.LIGHT, plots.DARK))
 STYLE = f"""

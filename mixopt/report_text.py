@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, quantiles
+from statistics import fmean, pstdev, quantiles
 from typing import Any
 
 from mixopt.report_numbers import (
@@ -312,9 +312,8 @@ def _swarm(results: Results) -> list[Block]:
         f"the middle 90 % of them span {number(high - low, 3)}."
     )
     if same_scale(results) and finite(v["noise"]) and v["noise"] > 0:
-        times = f"{(high - low) / v['noise']:.1f}"
-        noise = f"The noise of a seed is {number(v['noise'], 2)} (standard deviation)"
-        said += f" {noise}: the mixture matters {times} times as much."
+        noise = f"Their standard deviation is {pstdev(values) / v['noise']:.1f} times that of seeds"
+        said += f" {noise}, which is {number(v['noise'], 2)}."
     return [said, Chart("swarm", f"Objective of the swarm's runs, in {u}; lower is better."), *_failed(swarm["failed"])]
 
 

@@ -43,7 +43,7 @@ class Proxy:
     warmup: float = 0.05
     cooldown: float = 0.5
     weight_decay: float = 0.1
-    version: int = 1
+    version: int = 2
 
 
 @dataclass(frozen=True)

@@ -35,15 +35,14 @@ class Workshop:
 
         Raises RunFailed if runs crashed for reasons outside themselves; they are tried again next time.
         """
-        while True:
-            asked = list({spec.id: spec for spec in method.ask(study, np.random.default_rng([study.seed, 0]))}.values())
+        asked: list[RunSpec] = []
+        while (wanted := _once(method.ask(study, np.random.default_rng([study.seed, 0])))) != asked:
+            asked = wanted
             missing = [spec for spec in asked if spec not in self.store]
             if missing:
                 self._train(missing, len(asked), label)
-            swarm = self.store.swarm(asked)
-            if len(swarm.records) == len(study.swarm.records):
-                return replace(study, swarm=swarm)
-            study = replace(study, swarm=swarm)
+            study = replace(study, swarm=self.store.swarm(asked))
+        return study
 
     def _train(self, missing: list[RunSpec], asked: int, label: str) -> None:
         crashed = []
@@ -62,3 +61,7 @@ class Workshop:
                 f"{crashed[0].spec.id}: {crashed[0].error.strip().splitlines()[-1]}. "
                 "Run the same command again to train what is missing."
             )
+
+
+def _once(specs: list[RunSpec]) -> list[RunSpec]:
+    return list({spec.id: spec for spec in specs}.values())

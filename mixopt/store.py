@@ -10,12 +10,11 @@ writers of the same run agree.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from mixopt.errors import DataError
+from mixopt.files import write_atomically
 from mixopt.runs import RunRecord, RunSpec, Swarm
 
 
@@ -53,19 +52,3 @@ class Store:
 
     def _path(self, run_id: str, suffix: str = "") -> Path:
         return self.root / "runs" / run_id[:2] / f"{run_id}{suffix}.json"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that readers see all of it or nothing, also after a power failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

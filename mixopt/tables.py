@@ -10,7 +10,6 @@ Shapes: R runs, D domains, M metrics.
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ import pandas as pd
 
 from mixopt.domains import Domain
 from mixopt.errors import DataError, did_you_mean
+from mixopt.files import write_atomically
 from mixopt.mixture import SUM_TOLERANCE, FloatArray, Mixture
 from mixopt.runs import Swarm
 
@@ -83,10 +83,9 @@ def read_swarm(ratios: Path, metrics: Path) -> Table:
 def write_swarm(swarm: Swarm, names: Sequence[str], metrics: Sequence[str], out_dir: Path) -> list[Path]:
     """Write `ratios.csv` and `metrics.csv` of the good runs, as `read_swarm` reads them, floats to the last bit.
 
-    Each is written under a temporary name and renamed: present means complete.
+    A file that is there is complete.
     """
     good, written = swarm.good, []
-    out_dir.mkdir(parents=True, exist_ok=True)
     runs = [record.spec.id for record in good.records]
     for name, columns, table in (
         ("ratios.csv", names, good.mixtures_RD(names)),
@@ -94,8 +93,7 @@ def write_swarm(swarm: Swarm, names: Sequence[str], metrics: Sequence[str], out_
     ):
         frame = pd.DataFrame(table, columns=list(columns), index=pd.Index(runs, name=KEYS[0]))
         written.append(path := out_dir / name)
-        frame.to_csv(temporary := path.with_suffix(f".{os.getpid()}.tmp"), lineterminator="\n")
-        temporary.replace(path)
+        write_atomically(path, frame.to_csv(lineterminator="\n"))
     return written
 
 

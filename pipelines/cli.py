@@ -51,14 +51,16 @@ def search(
     Example: `mixopt search my-job.yaml --set proxies.count=64 --out runs/a`
     """
     from mixopt.job import load
+    from proxies.sizes import SIZES
 
     say = Terminal(to_stderr=as_json)
     settings = [*(overrides or []), *([f"compute.executor={executor}"] if executor else [])]
-    parsed = load(job, settings)
+    parsed = load(job, settings, SIZES)
     if dry_run:
         from pipelines.dry_run import dry_run as plan
 
-        found = plan(parsed, job.parent)
+        with Bars().task("measure the speed of this machine", None):
+            found = plan(parsed, job.parent)
         say.plan(found)
         end(found, as_json)
         return
@@ -108,6 +110,8 @@ def export(
     from mixopt.handoff import load
 
     backends = [name.strip() for name in to.split(",") if name.strip()]
+    if not backends:
+        raise JobError("--to: name at least one backend, such as megatron.")
     if tail not in get_args(Tail):
         raise JobError(f"--tail: {tail!r} is unknown; {did_you_mean(tail, get_args(Tail))}")
     folder = out if out is not None else run_dir / "export"
@@ -212,6 +216,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MixoptError as e:
         Terminal(to_stderr=True).error(str(e))
         _fail(str(e), e.exit_code, argv)
+    except OSError as e:
+        Terminal(to_stderr=True).error(f"{e.filename or 'files'}: {e.strerror or e}.")
+        _fail(str(e), 2, argv)
     except (typer.Abort, KeyboardInterrupt):
         Terminal(to_stderr=True).error("stopped; run the same command again to go on where it was.")
         _fail("stopped", 130, argv)

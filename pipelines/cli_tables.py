@@ -49,8 +49,10 @@ def propose(
     max_epochs: Annotated[float, typer.Option(help="How often the real run may repeat a domain.")] = 4.0,
     target: TargetOption = "mean",
     law: LawOption = "loglinear",
-    kl: Annotated[float, typer.Option(help="Pull to the prior for convex laws, per nat of KL divergence.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Seed of the simulation for laws that are not convex.")] = 0,
+    kl: Annotated[
+        float, typer.Option(help="Pull to the prior for convex laws, per nat of KL divergence.", min=0)
+    ] = 0.05,
+    seed: Annotated[int, typer.Option(help="Seed of the simulation for laws that are not convex.", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
     """Propose the best mixture for a real run, from runs made anywhere.
@@ -94,6 +96,6 @@ def _count(text: str) -> int:
         value = float(text.replace("_", "").replace(",", ""))
     except ValueError:
         value = 0.0
-    if not value >= 1 or value != int(value):
+    if not 1 <= value < 1e30 or value != int(value):
         raise typer.BadParameter(f"must be a whole number of tokens such as 25_000_000_000 (got {text!r}).")
     return int(value)

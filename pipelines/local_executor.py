@@ -90,7 +90,7 @@ def count_losses(losses: Counter[str], lost: Sequence[Sequence[RunSpec]]) -> Non
     for run_id, count in losses.items():
         if count >= ATTEMPTS:
             raise RunFailed(
-                f"run {run_id}: its worker died {count} times (killed, or out of memory?). Finished runs are kept; "
+                f"run {run_id}: was with a worker {count} times when one died (killed, or out of memory?). Finished runs are kept; "
                 "try fewer compute.workers or a smaller proxies.size and run the same command again."
             )
 

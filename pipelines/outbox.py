@@ -110,10 +110,10 @@ class Outbox:
                 if not line.endswith(b"\n"):
                     return
                 try:
-                    body = json.loads(line)
-                except ValueError:
+                    entry = Entry(**json.loads(line))
+                except (ValueError, TypeError):  # torn, or of another version
                     continue
-                yield position, start, Entry(**body)
+                yield position, start, entry
 
     def mark(self, position: int) -> None:
         """Remember that the entry at this position has been delivered."""
@@ -182,7 +182,8 @@ def proxy_entry(question: Question, record: RunRecord) -> Entry:
         final |= _shape(question.space, mixture)
         params |= _params(mixture)
         texts = _table(mixture)
-    curve = [*record.trajectory, (proxy.tokens, record.metrics), (proxy.tokens, final)]
+    end = record.cost.tokens or proxy.tokens
+    curve = [*record.trajectory, (end, record.metrics), (end, final)]
     points = {(tokens // 1000, k): v for tokens, m in curve for k, v in _measured(question.objective, m).items()}
     return Entry(
         experiment=question.experiment,

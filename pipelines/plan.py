@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mixopt.domains import Domain, Manifest
+from mixopt.domains import Manifest
 from mixopt.errors import JobError
 from mixopt.job import Job, ObjectiveSection, ProxiesSection, unknown_domains
 from mixopt.mixture import Mixture
@@ -14,7 +14,7 @@ from mixopt.runs import Objective, Proxy
 from mixopt.space import MixtureSpace
 from mixopt.study import Study
 from proxies.sizes import Shape, batch_rows, eval_tokens, learning_rate, shape
-from proxies.tokens import check_lengths, supply_tokens
+from proxies.tokens import TokenStore, check_lengths, supply_tokens, supply_wanted
 
 LEAST_COUNT = 32
 
@@ -45,7 +45,7 @@ def setting(section: ProxiesSection, domains: int) -> Setting:
         reasons.append(f"{count} proxies: 3 (domains + 1), at least {LEAST_COUNT} (Olmix, arXiv:2602.12237)")
     batch, rate, held_out = section.batch, section.learning_rate, section.eval_tokens
     if batch is None:
-        derived = batch_rows(form.parameters, tokens, form.sequence)
+        derived = batch_rows(tokens, form.sequence)
         batch = int(derived.value)
         reasons.append(derived.reason)
     if rate is None:
@@ -68,7 +68,7 @@ def make_study(job: Job, manifest: Manifest) -> Study:
     if problems:
         raise JobError("\n".join(problems))
     chosen = setting(job.proxies, len(manifest.domains))
-    check_lengths(manifest, chosen.shape.sequence)
+    check_lengths(manifest, chosen.shape.sequence, chosen.batch)
     target = job.target
     space = MixtureSpace(
         domains=manifest.domains,
@@ -78,7 +78,6 @@ def make_study(job: Job, manifest: Manifest) -> Study:
         lower=target.lower,
         upper=target.upper,
     )
-    match = job.proxies.match_repetition
     proxy = Proxy(
         size=job.proxies.size,
         tokens=chosen.tokens,
@@ -87,7 +86,7 @@ def make_study(job: Job, manifest: Manifest) -> Study:
         learning_rate=chosen.learning_rate,
         checkpoints=job.proxies.checkpoints,
         eval_tokens=chosen.eval_tokens,
-        supply={d.name: _supply(d, chosen.tokens, target.tokens, match=match) for d in manifest.domains},
+        supply=supply(job, manifest, chosen),
         data=manifest.fingerprint,
     )
     return Study(space, objective(job.objective, manifest.names), proxy, chosen.count, job.seed)
@@ -99,23 +98,34 @@ def objective(section: ObjectiveSection, names: Sequence[str]) -> Objective:
     return Objective({f"bpb/{name}": section.weights.get(name, 1.0) for name in listed})
 
 
-def repetition_notes(job: Job, manifest: Manifest, tokens: int) -> list[str]:
+def supply(job: Job, manifest: Manifest, chosen: Setting) -> dict[str, int]:
+    """Unique tokens that a proxy may draw of each domain: scaled like the run's length, or all that was prepared."""
+    sequence, store = chosen.shape.sequence, TokenStore(manifest, chosen.shape.sequence)
+    found = {}
+    for domain in manifest.domains:
+        matched = supply_wanted(domain, chosen.tokens, job.target.tokens)
+        wanted = matched if job.proxies.match_repetition else domain.train.tokens
+        found[domain.name] = supply_tokens(wanted, store.blocks(domain.name), sequence)
+    return found
+
+
+def repetition_notes(job: Job, study: Study, manifest: Manifest) -> list[str]:
     """What the proxies' repetition is, in sentences for the report."""
     if not job.proxies.match_repetition:
         return ["Proxies draw from all prepared text (match_repetition is off): they repeat less than the real run."]
-    short = [d for d in manifest.domains if d.tokens * tokens > 1.01 * d.train.tokens * job.target.tokens]
-    share = tokens / job.target.tokens
-    notes = [
-        f"Repetition is matched: a proxy may draw {share:.3g} of a domain's tokens, so as to repeat it like the real run."
-    ]
-    if short:
-        said = ", ".join(f"{d.name} ({d.train.tokens:,} prepared)" for d in short)
-        notes.append(f"Too little text was prepared to match it everywhere; proxies repeat more in: {said}.")
+    tokens, target = study.proxy.tokens, job.target.tokens
+    said = f"a proxy may draw {min(1, tokens / target):.3g} of a domain's tokens, so as to repeat it like the real run."
+    notes = [f"Repetition is matched: {said}"]
+    for why, off in (("more", 1.1), ("less", 0.9)):
+        names = []
+        for domain in manifest.domains:
+            ratio = supply_wanted(domain, tokens, target) / study.proxy.supply[domain.name]
+            if (ratio > off) if off > 1 else (ratio < off):
+                names.append(f"{domain.name} ({1 / ratio:.2g} times the supply wanted)")
+        if names:
+            cause = "too little text was prepared" if off > 1 else "a supply is at least one row"
+            notes.append(f"Proxies repeat {why} than the real run, because {cause}: {', '.join(names)}.")
     return notes
-
-
-def _supply(domain: Domain, tokens: int, target_tokens: int, *, match: bool) -> int:
-    return supply_tokens(domain, tokens, target_tokens) if match else domain.train.tokens
 
 
 def cost(job: Job, domains: int, vocabulary: int, arms: int) -> Mapping[str, Any]:

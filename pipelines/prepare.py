@@ -30,7 +30,7 @@ from pipelines import environment, readers, tokenizer
 from pipelines.readers import Part
 from pipelines.tokenizer import Encoder, TokenArray
 
-FORMAT = "mixopt.data/v1"
+FORMAT = "mixopt.data/v2"
 SHARD_TOKENS = 1 << 28
 BATCH_BYTES = 1 << 21  # of text, encoded at once
 SAMPLE_BYTES = 1 << 25  # of text, on which a tokenizer is trained
@@ -214,7 +214,8 @@ def _tokenise(
         dropped += sum(own == "dropped" for own, _, _ in batch)
         advance(sum(size for _, _, size in batch))
     train, valid = shards["train"], shards["valid"]
-    fingerprint = _sha(f"{encoder.identity.fingerprint}\n{train.digest.hexdigest()}\n{valid.digest.hexdigest()}")
+    sides = [f"{side.digest.hexdigest()} {side.split.bytes}" for side in (train, valid)]  # BPB divides by the bytes
+    fingerprint = _sha("\n".join([encoder.identity.fingerprint, *sides]))
     return Domain(corpus.name, train.split.tokens, train.split, valid.split, fingerprint, corpus.sources), dropped
 
 

@@ -6,6 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from mixopt import handoff, report, results, tables
 from mixopt.backends import export_all
 from mixopt.domains import Manifest
 from mixopt.errors import JobError, RunFailed
+from mixopt.files import write_atomically
 from mixopt.job import Job
 from mixopt.laws import make
 from mixopt.mixture import Mixture
 from mixopt.progress import Progress
 from mixopt.runs import RunRecord
 from mixopt.search import Workshop
-from mixopt.store import Store, write_atomically
+from mixopt.store import Store
 from mixopt.study import Executor, Method, Recommendation, Study
 from mixopt.validate import Validate, arms
 from mixopt.yaml_text import dump_yaml, parse_yaml
@@ -34,7 +36,7 @@ from pipelines.ray_executor import RayExecutor
 from proxies.train import Trainer
 
 LOCK = "job.lock.yaml"
-IDENTITY = ("name", "seed", "data", "target", "objective", "method")  # what one run directory is about
+IDENTITY = ("name", "seed", "data", "target", "objective", "method", "proxies")  # what one run directory is about
 
 
 def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]:
@@ -43,13 +45,14 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
     Killed and run again it trains what is missing and gives the same answer. `folder` is where the job's relative
     paths start. Returns the content of results.json.
     """
-    began, store = time.perf_counter(), Path(job.store).expanduser()
+    began, store = time.perf_counter(), job.store_path(folder)
     refuse_other_job(job, out)
     method = job.make_method()
     manifest = prepare(job.data_config(folder), store, progress)
     study = make_study(job, manifest)
     refuse_too_few(method, study)
-    write_atomically(out / LOCK, dump_yaml(job.to_json() | {"provenance": provenance(job, manifest)}))
+    locked = job.to_json() | {"derived": derived(study), "provenance": provenance(job, manifest)}
+    write_atomically(out / LOCK, dump_yaml(locked))
     question = Question(
         job.name, corpus(job), manifest.fingerprint, job.method["name"], job.seed, study.space, study.objective
     )
@@ -69,12 +72,11 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
         )
         document = conclude(job, study, manifest, answer, effort, runs)
         if check is not None:
-            document |= {
-                "validation": results.validation(checked, check),
-                "trajectories": results.trajectories(checked, check),
-            }
-        write(job, study, manifest, document, out)
+            document |= validated(checked, check, document["notes"])
+        write(study, manifest, document, out)
         tracker.conclude(document)
+    if job.export:
+        export_all(handoff.load(out / "mixture.json"), job.export, out / "export", sequence=job.target.sequence)
     return document
 
 
@@ -85,6 +87,18 @@ def validate(job: Job, study: Study, answer: Recommendation, shop: Workshop) -> 
         return None, alone
     check = Validate(arms(study, answer.mixture), job.validation.seeds, first_seed=study.seed + 1)
     return check, shop.complete(alone, check, "validation")
+
+
+def validated(checked: Study, check: Validate, notes: list[str]) -> dict[str, Any]:
+    """The parts of the results that validation gives; a note instead where its runs failed: the answer stays."""
+    try:
+        return {
+            "validation": results.validation(checked, check),
+            "trajectories": results.trajectories(checked, check),
+        }
+    except RunFailed as e:
+        notes.append(str(e))
+        return {}
 
 
 def conclude(
@@ -123,12 +137,12 @@ def conclude(
         "trajectories": [],
         "swarm": results.swarm(study),
         "cost": results.cost(runs, effort, 6.0 * target.parameters * target.tokens if target.parameters else None),
-        "notes": repetition_notes(job, manifest, study.proxy.tokens),
+        "notes": repetition_notes(job, study, manifest),
         "provenance": provenance(job, manifest),
     }
 
 
-def write(job: Job, study: Study, manifest: Manifest, document: dict[str, Any], out: Path) -> None:
+def write(study: Study, manifest: Manifest, document: dict[str, Any], out: Path) -> None:
     """All files of the run directory but the lock, each complete or not there."""
     write_atomically(out / "results.json", json.dumps(document, indent=1, allow_nan=False))
     mixture = Mixture({row["name"]: row["recommended"] for row in document["domains"]})
@@ -138,8 +152,6 @@ def write(job: Job, study: Study, manifest: Manifest, document: dict[str, Any], 
     if study.swarm.good.records:
         tables.write_swarm(study.swarm.good, study.space.names, study.objective.metrics, out)
     report.write(document, out)
-    if job.export:
-        export_all(handoff.load(out / "mixture.json"), job.export, out / "export", sequence=job.target.sequence)
 
 
 def make_executor(job: Job, manifest: Manifest) -> Executor:
@@ -187,6 +199,8 @@ def refuse_other_job(job: Job, out: Path) -> None:
     except FileNotFoundError:
         return
     now = parse_yaml(dump_yaml(job.to_json()), "this job")
+    for body in (before, now):
+        body.get("proxies", {}).pop("count", None)
     changed = [key for key in IDENTITY if before.get(key) != now.get(key)]
     if changed:
         said = "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed)
@@ -209,6 +223,11 @@ def provenance(job: Job, manifest: Manifest) -> dict[str, Any]:
         "tokenizer": f"{tokenizer.kind}, vocabulary {tokenizer.vocabulary}, {tokenizer.fingerprint}",
         "fingerprints": {domain.name: domain.fingerprint for domain in manifest.domains},
     }
+
+
+def derived(study: Study) -> dict[str, Any]:
+    """What the job left to be derived, as it was."""
+    return asdict(study.proxy) | {"count": study.count, "weights": dict(study.objective.weights)}
 
 
 def corpus(job: Job) -> str:

@@ -5,6 +5,7 @@ Shapes: R runs, D domains, M metrics.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def propose(request: Request, target: Target) -> dict[str, Any]:
         },
         "effective_domains": best.mixture.effective_domains,
         "epochs": space.epochs(best.mixture),
-        "kl_to_prior": best.mixture.kl(space.prior_mixture),
+        "kl_to_prior": finite(best.mixture.kl(space.prior_mixture)),
         "notes": list(table.notes),
     }
 
@@ -161,3 +162,8 @@ def _columns(values: FloatArray, have: Sequence[str], wanted: Sequence[str], wha
             f"domains {', '.join(left)} stand in one file only; every domain needs its column and its tokens."
         )
     return values[:, [list(have).index(name) for name in wanted]]
+
+
+def finite(value: float) -> float | None:
+    """A number that JSON has, or None."""
+    return value if math.isfinite(value) else None

@@ -114,6 +114,11 @@ def make(config: TokenizerConfig, sample: Iterable[str]) -> Encoder:
         raise DataError(f"tokenizer {config.file}: not a tokenizer.json ({e}). Give one saved by `tokenizers`.") from e
 
 
+def vocabulary(config: TokenizerConfig) -> int:
+    """The number of token ids, before any text is read. Raises DataError for a file that is no tokenizer."""
+    return config.vocabulary if config.kind == "train" else make(config, ()).identity.vocabulary
+
+
 def read(config: TokenizerConfig) -> str:
     """The content of the configured tokenizer.json; empty for other kinds. Raises DataError if it cannot be read."""
     if config.file is None:

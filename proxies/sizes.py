@@ -39,7 +39,7 @@ SIZES = {
     "4m": Shape(256, 5, 8, 688, 256),
     "15m": Shape(384, 8, 6, 1024, 512),
     "30m": Shape(512, 10, 8, 1368, 1024),
-    "60m": Shape(640, 12, 10, 1712, 1024),
+    "60m": Shape(640, 12, 10, 1760, 1024),
     "150m": Shape(896, 15, 14, 2392, 2048),
     "400m": Shape(1280, 20, 20, 3416, 2048),
 }
@@ -64,9 +64,9 @@ def shape(size: str) -> Shape:
 def learning_rate(parameters: int, tokens: int) -> Derived:
     """Peak learning rate.
 
-    Step Law inside its range; below it a rule fitted to sweeps of this trainer: 0.01 at 100k parameters, falling
-    with the cube root of the parameters.
-    Source: Step Law, arXiv:2503.04715: 1.79 S^-0.713 D^0.307; the small-size rule: docs/log.md.
+    Step Law inside its range; below it 0.01 at 100k parameters, which a sweep of this trainer gave (docs/log.md),
+    falling with the cube root of the parameters, which is an assumption.
+    Source: Step Law, arXiv:2503.04715: 1.79 S^-0.713 D^0.307.
     """
     if STEP_LAW_FROM <= parameters <= STEP_LAW_TO:
         value = 1.79 * parameters**-0.713 * tokens**0.307
@@ -75,18 +75,15 @@ def learning_rate(parameters: int, tokens: int) -> Derived:
     return Derived(value, f"learning rate {value:.3g}: own small-size rule; Step Law was {_range()}")
 
 
-def batch_rows(parameters: int, tokens: int, sequence: int) -> Derived:
-    """Rows per step.
+def batch_rows(tokens: int, sequence: int) -> Derived:
+    """Rows per step: Step Law's batch, held between 4 rows and a 100th of the budget (at least 100 steps).
 
-    Step Law's batch inside its range of sizes; below it the same formula, held between 4 rows and a 100th of the
-    budget so that a proxy makes at least 100 steps.
     Source: Step Law, arXiv:2503.04715: 0.58 D^0.571 tokens.
     """
     wanted = 0.58 * tokens**0.571
     rows = max(4, min(round(wanted / sequence), tokens // (100 * sequence)))
-    inside = STEP_LAW_FROM <= parameters <= STEP_LAW_TO
-    note = _range() if inside else f"which was {_range()}: here at least 4 rows and 100 steps"
-    return Derived(rows, f"batch {rows} rows of {sequence} tokens: Step Law asks for {wanted:,.0f} tokens, {note}")
+    asked = f"Step Law, {_range()}, asks for {wanted:,.0f} tokens"
+    return Derived(rows, f"batch {rows} rows of {sequence} tokens: {asked}; at least 4 rows and 100 steps")
 
 
 def eval_tokens(tokens: int, domains: int, checkpoints: int, sequence: int) -> Derived:

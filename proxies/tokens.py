@@ -169,22 +169,27 @@ def _mix(x: WordArray) -> WordArray:
     return x ^ (x >> np.uint64(31))
 
 
-def supply_tokens(domain: Domain, tokens: int, target_tokens: int) -> int:
-    """Unique tokens of a domain that a proxy of `tokens` may draw to repeat it as the real run would.
+def supply_wanted(domain: Domain, tokens: int, target_tokens: int) -> float:
+    """Unique tokens of a domain that a proxy of `tokens` needs to repeat it as the real run would.
 
     The real run reads a proportion p of a domain p * target_tokens / domain.tokens times, so the proxy needs
-    domain.tokens * tokens / target_tokens, or what was prepared if that is less.
+    domain.tokens * tokens / target_tokens. No run can draw more than `tokens`.
     """
-    return min(domain.train.tokens, max(1, round(domain.tokens * tokens / target_tokens)))
+    return min(float(tokens), domain.tokens * tokens / target_tokens)
 
 
-def check_lengths(manifest: Manifest, sequence: int) -> None:
-    """Raise DataError for domains too short for one row of `sequence` tokens in either split."""
+def supply_tokens(wanted: float, blocks: int, sequence: int) -> int:
+    """The nearest supply there is: whole rows, at least one, at most the domain's blocks."""
+    return min(blocks, max(1, round(wanted / sequence))) * sequence
+
+
+def check_lengths(manifest: Manifest, sequence: int, batch: int) -> None:
+    """Raise DataError for domains with less text than one batch, or less held-out text than one row."""
     store = TokenStore(manifest, sequence)
     for domain in manifest.domains:
-        for split, what in (("train", "training"), ("valid", "held-out")):
-            if store.blocks(domain.name, split) == 0:
+        for split, what, rows in (("train", "training", batch), ("valid", "held-out", 1)):
+            if store.blocks(domain.name, split) < rows:
                 raise DataError(
-                    f"domain {domain.name}: {getattr(domain, split).tokens} {what} tokens are fewer than one row needs "
-                    f"(proxies read rows of {sequence} + 1 tokens). Add text or choose a smaller proxies.size."
+                    f"domain {domain.name!r}: {getattr(domain, split).tokens} {what} tokens are too few (proxies need "
+                    f"{rows} x {sequence} + 1: rows x tokens). Add text or choose a smaller proxies.size or batch."
                 )

@@ -27,7 +27,7 @@ from mixopt.policy import Feedback
 from mixopt.runs import Cost, Proxy, RunRecord, RunSpec
 from proxies.evaluate import HeldOut
 from proxies.model import init, stack, token_losses
-from proxies.sizes import shape
+from proxies.sizes import Shape, shape
 from proxies.tokens import IntArray, Sampler, TokenStore
 
 CHUNK = 64  # steps whose rows are gathered at once
@@ -108,14 +108,9 @@ class _Stack:
 
     def _update(self, rows: Tensor, step: int) -> None:
         """One optimiser step on rows [K, B, S + 1]: gradients clipped to norm 1 member by member."""
-        loss_K = token_losses(self.params, self.shape, rows).mean((1, 2))
-        loss_K.sum().backward()
-        self._watch(loss_K, step)
-        _clip(list(self.params.values()))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.proxy.learning_rate * _schedule(self.proxy, (step + 1) / self.steps)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+            group["lr"] = self.proxy.learning_rate * _schedule(self.proxy, step, self.steps)
+        self._watch(_descend(self.params, self.shape, self.optimizer, rows), step)
 
     def _watch(self, loss_K: Tensor, step: int) -> None:
         for member, loss in zip(self.members, loss_K.tolist(), strict=True):
@@ -178,7 +173,7 @@ class _Stack:
             cost=Cost(tokens, per_token * (tokens + evaluated / 3), seconds),
             error=member.error,
             diverged=bool(member.error),
-            machine=machine(self.device),
+            machine=machine(self.device) | {"stack": str(len(self.members))},
         )
 
 
@@ -192,6 +187,24 @@ def machine(device: str) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "architecture": platform.machine(),
     }
+
+
+def tokens_per_second(size: str, vocabulary: int, seconds: float = 2.0) -> float:
+    """Training tokens per second of one thread, measured on random tokens for about this long."""
+    form, threads = shape(size), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        params = {name: p.requires_grad_() for name, p in stack([init(form, vocabulary, 0)]).items()}
+        optimizer = torch.optim.AdamW(list(params.values()), fused=True)
+        rows = torch.randint(0, vocabulary, (1, 8, form.sequence + 1), generator=torch.Generator().manual_seed(0))
+        _descend(params, form, optimizer, rows)  # the first one warms up
+        steps, began = 0, time.perf_counter()
+        while steps == 0 or time.perf_counter() - began < seconds:
+            _descend(params, form, optimizer, rows)
+            steps += 1
+        return steps * rows[..., 1:].numel() / (time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _shared_proxy(specs: Sequence[RunSpec], manifest: Manifest) -> Proxy:
@@ -212,11 +225,21 @@ def _optimizer(params: dict[str, Tensor], proxy: Proxy) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=proxy.learning_rate, betas=BETAS, fused=True)
 
 
-def _schedule(proxy: Proxy, done: float) -> float:
-    """Learning rate as a fraction of its peak: linear warmup, stable, linear decay to zero."""
-    rise = done / proxy.warmup if proxy.warmup > 0 else 1.0
-    fall = (1 - done) / proxy.cooldown if proxy.cooldown > 0 else 1.0
-    return max(0.0, min(1.0, rise, fall))
+def _descend(params: dict[str, Tensor], shape: Shape, optimizer: torch.optim.Optimizer, rows: Tensor) -> Tensor:
+    """One step on rows [K, B, S + 1], each member's gradient clipped by itself; the losses [K] before it."""
+    loss_K = token_losses(params, shape, rows).mean((1, 2))
+    loss_K.sum().backward()
+    _clip(list(params.values()))
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss_K.detach()
+
+
+def _schedule(proxy: Proxy, step: int, steps: int) -> float:
+    """Learning rate of a step as a fraction of its peak: linear warmup, stable, linear decay."""
+    rise = (step + 1) / (proxy.warmup * steps) if proxy.warmup > 0 else 1.0
+    fall = (1 - step / steps) / proxy.cooldown if proxy.cooldown > 0 else 1.0
+    return min(1.0, rise, fall)
 
 
 def _clip(params: Sequence[Tensor]) -> None:

@@ -37,7 +37,7 @@ ORDER = [
     ["policy"],
     ["space"],
     ["mixture", "domains"],
-    ["errors"],
+    ["errors", "files"],
 ]
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 

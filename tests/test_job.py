@@ -157,3 +157,46 @@ def test_paths_start_at_the_job_and_know_the_environment(monkeypatch: pytest.Mon
 def test_resolved_job_is_a_job() -> None:
     job = parse(MINIMAL, "job")
     assert parse(job.to_json(), "resolved") == job
+
+
+def test_sections_that_are_fine_are_checked_beside_those_that_are_not() -> None:
+    body = {
+        "name": "x",
+        "data": {"source": "environment"},
+        "target": {"tokns": 5, "tokens": 5},
+        "proxies": {"size": "11k"},
+        "method": "olmx",
+        "export": ["mega"],
+    }
+    with pytest.raises(JobError) as caught:
+        parse(body, "job", sizes=("10k", "100k"))
+    for sentence in (
+        "target.tokns: no such key; did you mean 'tokens'?",
+        "proxies.size: unknown size '11k'; did you mean '10k'?",
+        "method.name: unknown method 'olmx'",
+        "export: unknown backend 'mega'",
+    ):
+        assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"method": {"name": "regmix", "keep": 500_000}}, "method.keep: must be between 1 and candidates"),
+        ({"method": {"name": "olmix", "kl": -1}}, "method.kl: must be at least 0"),
+        ({"compute": {"device": "gpu"}}, "compute.device: string should match"),
+        ({"target": {"tokens": 5, "prior": {"a": 0.5, "b": 0.2}}}, "target.prior: must sum to 1 (got 0.7)"),
+        ({"target": {"tokens": 5, "prior": {"a": 1.0}}}, "target.prior: no proportion for b"),
+        ({"objective": {"weights": {"a": 0, "b": 0}}}, "objective: no domain has a positive weight"),
+        ({"objective": {"domains": []}}, "objective: no domain has a positive weight"),
+        ({"objective": {"domains": ["a"], "weights": {"b": 2}}}, "objective.weights: 'b' is not among"),
+    ],
+)
+def test_one_thing_wrong_between_keys(change: dict, sentence: str) -> None:
+    data = {"domains": {"a": {"path": "a.txt"}, "b": {"path": "b.txt"}}}
+    assert sentence in problems({**MINIMAL, "data": data, **change})
+
+
+def test_tracking_none_stays_none() -> None:
+    job = parse({**MINIMAL, "tracking": "none"}, "job")
+    assert parse(parse_yaml(dump_yaml(job.to_json()), "lock"), "lock").tracking.mlflow is None

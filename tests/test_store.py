@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from mixopt.errors import DataError, SwarmError
+from mixopt.files import write_atomically
 from mixopt.runs import RunRecord, RunSpec, Swarm
-from mixopt.store import Store, write_atomically
+from mixopt.store import Store
 from mixopt.study import Study
 from proxies.toy import Toy
 

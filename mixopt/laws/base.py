@@ -56,7 +56,7 @@ def check_runs(law: Law, X_RD: FloatArray, Y: FloatArray) -> tuple[FloatArray, F
     if runs < (needed := law.min_runs(domains)):
         raise SwarmError(
             f"{name}: {runs} good runs are too few for {domains} domains (needs at least {needed}). "
-            f"Raise proxies.count to {needed} or more, retry the failed runs, or choose a law that needs fewer."
+            f"More runs (proxies.count) or a law that needs fewer would do."
         )
     for what, table in (("metric", Y_RM), ("proportion", X_RD)):
         rows = np.flatnonzero(~np.isfinite(table).all(axis=1))

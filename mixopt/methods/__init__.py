@@ -6,10 +6,5 @@ from mixopt.methods.baselines import Prior, Uniform, UniMax
 from mixopt.methods.olmix import Olmix
 from mixopt.methods.regmix import RegMix
 
-METHODS: dict[str, type] = {
-    "regmix": RegMix,
-    "olmix": Olmix,
-    "prior": Prior,
-    "uniform": Uniform,
-    "unimax": UniMax,
-}
+BASELINES: dict[str, type] = {"prior": Prior, "uniform": Uniform, "unimax": UniMax}
+METHODS: dict[str, type] = {"regmix": RegMix, "olmix": Olmix, **BASELINES}

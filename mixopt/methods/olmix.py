@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from mixopt import laws
+from mixopt.errors import JobError
 from mixopt.methods.answer import answer
 from mixopt.proposers import minimise
 from mixopt.runs import RunSpec
@@ -27,6 +28,11 @@ class Olmix:
 
     law: Literal["loglinear", "linear"] = "loglinear"
     kl: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Check the knobs."""
+        if self.kl < 0:
+            raise JobError(f"method.kl: must be at least 0 (got {self.kl}); a negative pull has no optimum.")
 
     def ask(self, study: Study, rng: np.random.Generator) -> list[RunSpec]:
         """Step 1."""

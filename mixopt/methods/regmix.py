@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from mixopt import laws
+from mixopt.errors import JobError
 from mixopt.methods.answer import answer
 from mixopt.proposers import simulate
 from mixopt.runs import RunSpec
@@ -29,6 +30,11 @@ class RegMix:
     law: Literal["lightgbm", "loglinear", "linear"] = "lightgbm"
     candidates: int = 100_000
     keep: int = 128
+
+    def __post_init__(self) -> None:
+        """Check the knobs."""
+        if not 1 <= self.keep <= self.candidates:
+            raise JobError(f"method.keep: must be between 1 and candidates, {self.candidates} (got {self.keep}).")
 
     def ask(self, study: Study, rng: np.random.Generator) -> list[RunSpec]:
         """Steps 1 and 2."""

@@ -130,5 +130,5 @@ def test_a_lost_worker_costs_nothing_but_time(name: str, toy: Toy, specs: list[R
 def test_a_run_that_always_kills_its_worker_ends_the_search(
     name: str, toy: Toy, specs: list[RunSpec], tmp_path: Path
 ) -> None:
-    with pytest.raises(RunFailed, match=r"its worker died 5 times"):
+    with pytest.raises(RunFailed, match=r"was with a worker 5 times when one died"):
         list(EXECUTORS[name](Kills(toy, specs[5].id, 9, tmp_path)).run(specs))

@@ -66,10 +66,14 @@ def test_ladder_reaches_60m() -> None:
 def test_step_law_inside_its_range() -> None:
     """The published rows: (214.7M, 1e11 tokens) -> 4.890e-3 and 540.9 rows of 2048 tokens."""
     assert learning_rate(214_663_680, 10**11).value == pytest.approx(4.890e-3, rel=1e-3)
-    assert batch_rows(214_663_680, 10**11, 2048).value == 541
+    assert batch_rows(10**11, 2048).value == 541
     assert Shape(960, 7, 10, 9368, 2048).parameters == pytest.approx(214_663_680, rel=2e-4)
 
 
 def test_outside_the_range_is_said() -> None:
-    assert "Step Law was fitted" in learning_rate(100_000, 10**6).reason
-    assert "which was fitted on" in batch_rows(100_000, 10**6, 128).reason
+    assert "own small-size rule; Step Law was fitted on 60M to 1B" in learning_rate(100_000, 10**6).reason
+    assert "at least 4 rows and 100 steps" in batch_rows(10**6, 128).reason
+
+
+def test_step_law_holds_for_the_sizes_it_was_fitted_on() -> None:
+    assert "Step Law, fitted" in learning_rate(SIZES["60m"].parameters, 10**9).reason

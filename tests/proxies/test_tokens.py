@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mixopt.domains import Domain, Manifest, Split
 from mixopt.errors import DataError
-from proxies.tokens import Sampler, TokenStore, check_lengths, key, permute, supply_tokens
+from proxies.tokens import Sampler, TokenStore, check_lengths, key, permute, supply_tokens, supply_wanted
 
 W_D = np.array([0.62, 0.3, 0.08])
 
@@ -96,16 +96,19 @@ def test_seeds_share_the_stream_where_mixtures_agree(corpus: Manifest, sampler: 
 
 def test_supply_repeats_as_often_as_the_real_run() -> None:
     web = Domain("web", 1_000_000, Split(tokens=500_000))
-    tokens, target = 10_000, 2_000_000
-    supply = supply_tokens(web, tokens, target)
-    share = 0.4
-    assert share * tokens / supply == pytest.approx(share * target / web.tokens)
-    assert supply_tokens(web, tokens, 10_000) == 500_000
+    tokens, target, share = 10_000, 2_000_000, 0.4
+    wanted = supply_wanted(web, tokens, target)
+    assert share * tokens / wanted == pytest.approx(share * target / web.tokens)
+    assert supply_wanted(web, tokens, 10_000) == tokens
+    assert supply_tokens(wanted, blocks=1000, sequence=100) == 5000
+    assert supply_tokens(wanted, blocks=7, sequence=100) == 700
+    assert supply_tokens(0.3, blocks=7, sequence=100) == 100
 
 
-def test_domain_shorter_than_a_row_is_refused(corpus: Manifest) -> None:
-    with pytest.raises(DataError, match=r"domain code: 4000 held-out tokens .* rows of 4096"):
-        check_lengths(corpus, 4096)
+@pytest.mark.parametrize(("sequence", "batch", "what"), [(4096, 1, "4000 held-out"), (640, 32, "20000 training")])
+def test_domain_shorter_than_a_batch_is_refused(corpus: Manifest, sequence: int, batch: int, what: str) -> None:
+    with pytest.raises(DataError, match=f"domain 'code': {what} tokens are too few"):
+        check_lengths(corpus, sequence, batch)
 
 
 def test_held_out_rows_are_the_same_for_every_run(corpus: Manifest) -> None:
