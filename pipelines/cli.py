@@ -64,11 +64,14 @@ def search(
         say.plan(found)
         end(found, as_json)
         return
+    from pipelines.mlflow_tracker import screen
     from pipelines.search import run
 
     directory = out if out is not None else Path("runs") / parsed.name
     results = run(parsed, job.parent, directory, Bars())
     say.results(results, directory)
+    if parsed.tracking.mlflow:
+        say.comparison(*screen(parsed.tracking.mlflow))
     end(summary(results, directory), as_json)
 
 

@@ -53,6 +53,11 @@ class Terminal:
         made = f"{cost['proxies_trained']} runs trained, {cost['proxies_reused']} found in the store, {cost['seconds']:.0f} s."
         self.lines([validation["verdict"] if validation else alone, made, f"Report: {directory / 'report.html'}"])
 
+    def comparison(self, command: str, address: str, chosen: str) -> None:
+        """How to compare this search with others in MLflow."""
+        start = f"run `{command}`, " if command else ""
+        self.lines([f"Compare in MLflow: {start}open {address} and filter by {chosen}"])
+
     def plan(self, found: Mapping[str, Any]) -> None:
         """A dry run: the resolved job and its cost."""
         from mixopt.yaml_text import dump_yaml

@@ -40,7 +40,7 @@ TINY = 1e-12
 
 @dataclass
 class LogLinear:
-    """exp(log c) + exp(t . p) for each metric; convex, for 3 (D + 1) runs or more. Learned: log_c_ [M], t_ [M, D]."""
+    """exp(log c) + exp(t . p) for each metric; convex, best with 3 (D + 1) runs or more. Learned: log_c_ [M], t_ [M, D]."""
 
     delta: float = 0.02
     ridge: float = 1e-7
