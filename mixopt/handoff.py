@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -19,7 +18,7 @@ from typing import Any
 from mixopt.domains import Domain, Manifest, Shard
 from mixopt.errors import DataError, did_you_mean
 from mixopt.files import write_atomically
-from mixopt.mixture import Mixture, Schedule
+from mixopt.mixture import Mixture, Schedule, mean
 from mixopt.space import MixtureSpace
 
 SCHEMA = "mixopt.mixture/v1"
@@ -86,7 +85,7 @@ class Plan:
     @cached_property
     def mixture(self) -> Mixture:
         """The mixture of the whole run: of one phase, to the last bit; of several, the mean by tokens."""
-        return mean([mixture for _, mixture in self.phases], self.tokens)
+        return mean([(tokens, mixture) for tokens, (_, mixture) in zip(self.tokens, self.phases, strict=True)])
 
     @cached_property
     def epochs(self) -> dict[str, float]:
@@ -105,14 +104,6 @@ class Plan:
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
-
-
-def mean(mixtures: Sequence[Mixture], tokens: Sequence[int]) -> Mixture:
-    """The mean of mixtures of the same domains, weighted by the tokens trained on each."""
-    if len(mixtures) == 1:
-        return mixtures[0]
-    pairs = list(zip(tokens, mixtures, strict=True))
-    return Mixture.normalised({name: math.fsum(t * m[name] for t, m in pairs) for name in mixtures[0]})
 
 
 def document(

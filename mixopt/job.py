@@ -125,7 +125,9 @@ class ComputeSection(Section):
 class TrackingSection(Section):
     """MLflow: `sqlite:///file.db`, the URL of a server, or null for none."""
 
-    mlflow: str | None = "sqlite:///mlflow.db"
+    mlflow: Annotated[str | None, BeforeValidator(lambda given: None if given == "none" else given)] = (
+        "sqlite:///mlflow.db"
+    )
 
 
 class ValidateSection(Section):
@@ -138,8 +140,8 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-def _none(value: Any) -> Any:
-    return {"mlflow": None} if value in (None, "none") else value
+def _tracking(value: Any) -> Any:
+    return {"mlflow": value} if value is None or isinstance(value, str) else value
 
 
 class Job(Section):
@@ -154,7 +156,7 @@ class Job(Section):
     proxies: ProxiesSection = ProxiesSection()
     method: Annotated[dict[str, Any], BeforeValidator(_named)] = {"name": "olmix"}
     compute: ComputeSection = ComputeSection()
-    tracking: Annotated[TrackingSection, BeforeValidator(_none)] = TrackingSection()
+    tracking: Annotated[TrackingSection, BeforeValidator(_tracking)] = TrackingSection()
     validation: Annotated[ValidateSection, Field(alias="validate")] = ValidateSection()
     export: list[str] = []
 
@@ -185,7 +187,7 @@ class Job(Section):
                 "file", file=_path(given.file, folder, "data.tokenizer.file"), end_of_text=given.end_of_text
             )
         else:
-            tokenizer = TokenizerConfig("train", vocabulary=given.train or 0)
+            tokenizer = TokenizerConfig("train", vocabulary=given.train or 0, end_of_text=given.end_of_text)
         return DataConfig(domains, section.source, tokenizer, section.validation.fraction)
 
     def make_method(self) -> Method:
@@ -257,6 +259,8 @@ def _problems(job: Job, sizes: Collection[str], *, whole: bool) -> Iterator[str]
     given = job.data.tokenizer
     if sum((given.bytes, given.train is not None, given.file is not None)) != 1:
         yield "data.tokenizer: give one of bytes, {train: vocabulary} or {file: tokenizer.json}."
+    if given.bytes and given.end_of_text:
+        yield "data.tokenizer.end_of_text: bytes have an end of text of their own."
     if 0 < job.validation.seeds < 3:
         yield f"validate.seeds: an interval needs at least 3 paired seeds, 0 leaves it out (got {job.validation.seeds})."
     if sizes and job.proxies.size not in sizes:

@@ -119,7 +119,11 @@ class Schedule:
         """The token-weighted mean mixture over the whole plan."""
         ends = [start for start, _ in self.phases[1:]] + [1.0]
         shares = [end - start for (start, _), end in zip(self.phases, ends, strict=True)]
-        names = list(self.phases[0][1])
-        return Mixture.normalised(
-            {n: math.fsum(s * m[n] for s, (_, m) in zip(shares, self.phases, strict=True)) for n in names}
-        )
+        return mean([(share, mixture) for share, (_, mixture) in zip(shares, self.phases, strict=True)])
+
+
+def mean(parts: Sequence[tuple[float, Mixture]]) -> Mixture:
+    """The weighted mean of mixtures of the same domains; of one, itself to the last bit."""
+    if len(parts) == 1:
+        return parts[0][1]
+    return Mixture.normalised({name: math.fsum(w * m[name] for w, m in parts) for name in parts[0][1]})

@@ -111,24 +111,11 @@ def simulate(
     best_ND, best_N = np.empty((0, len(space.names))), np.empty(0)
     for start in range(0, candidates, BLOCK):
         w_ND = rng.dirichlet(np.maximum(space.prior_D, SMALLEST), min(BLOCK, candidates - start))
-        w_ND = _project(w_ND, space)
+        outside_N = ((w_ND < space.lower_D) | (w_ND > space.upper_D)).any(axis=1)
+        w_ND[outside_N] = space.project(w_ND[outside_N])
         best_ND, best_N = np.vstack([best_ND, w_ND]), np.append(best_N, score(w_ND))
         if not np.isfinite(best_N).all():
             raise SwarmError("simulate: the law predicts values that are not finite; check its fit.")
         order_N = np.argsort(best_N, kind="stable")[:keep]
         best_ND, best_N = best_ND[order_N], best_N[order_N]
     return best_ND.mean(axis=0)
-
-
-def _project(w_ND: FloatArray, space: MixtureSpace) -> FloatArray:
-    """`space.project` for every row that is outside the space."""
-    w_ND = w_ND.copy()
-    outside_N = ((w_ND < space.lower_D) | (w_ND > space.upper_D)).any(axis=1)
-    rows_ND = np.maximum(w_ND[outside_N], SMALLEST)
-    low, high = np.full((len(rows_ND), 1), -60.0), np.full((len(rows_ND), 1), 60.0)
-    for _ in range(60):
-        middle = (low + high) / 2
-        short = np.clip(np.exp(middle) * rows_ND, space.lower_D, space.upper_D).sum(axis=1, keepdims=True) < 1
-        low, high = np.where(short, middle, low), np.where(short, high, middle)
-    w_ND[outside_N] = np.clip(np.exp(high) * rows_ND, space.lower_D, space.upper_D)
-    return w_ND

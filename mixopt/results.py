@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mixopt import quality
 from mixopt.domains import Manifest
 from mixopt.mixture import Mixture
 from mixopt.runs import RunRecord
@@ -54,7 +55,7 @@ def domain_rows(study: Study, manifest: Manifest, mixture: Mixture) -> list[dict
 def validation(study: Study, check: Validate) -> dict[str, Any]:
     """Every arm at every seed, and the differences to the recommendation (positive: it is better).
 
-    Raises RunFailed if no seed gave a good run of every arm.
+    Raises RunFailed if fewer than two seeds gave a good run of every arm.
     """
     paired = check.paired(study)
     metrics = study.objective.metrics
@@ -120,7 +121,7 @@ def predicted(recommendation: Recommendation) -> dict[str, Any]:
     return {
         "objective": values.pop("objective", None),
         "interval": list(recommendation.interval) if recommendation.interval else None,
-        "level": 0.9,
+        "level": quality.LEVEL,
         "metrics": values,
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mixopt.errors import JobError, SwarmError, did_you_mean
-from mixopt.mixture import FloatArray, Mixture, Segment
+from mixopt.mixture import FloatArray, Mixture, Segment, mean
 from mixopt.policy import OnlinePolicy, policy_from_json
 
 
@@ -103,10 +103,7 @@ class RunRecord:
     @property
     def mixture(self) -> Mixture:
         """The token-weighted mean of the trace: for a static feed, its mixture to the last bit."""
-        if len(self.trace) == 1:
-            return self.trace[0].mixture
-        names = self.trace[0].mixture
-        return Mixture.normalised({n: math.fsum(s.tokens * s.mixture[n] for s in self.trace) for n in names})
+        return mean([(segment.tokens, segment.mixture) for segment in self.trace])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, enough to make the record again; floats survive to the last bit."""
@@ -152,11 +149,6 @@ class Swarm:
     def good(self) -> Swarm:
         """Only the runs without an error."""
         return Swarm(tuple(record for record in self.records if not record.error))
-
-    def where(self, ids: Iterable[str]) -> Swarm:
-        """The runs with these ids, in that order."""
-        by_id = {record.spec.id: record for record in self.records}
-        return Swarm(tuple(by_id[i] for i in ids if i in by_id))
 
     def mixtures_RD(self, names: Sequence[str]) -> FloatArray:
         """Mixtures [R, D] in the order of `names`."""

@@ -5,29 +5,28 @@ Resume, retry and extension are this same code path: a killed search asks again 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from mixopt.errors import RunFailed
 from mixopt.progress import Progress
-from mixopt.runs import RunRecord, RunSpec
+from mixopt.runs import RunSpec
 from mixopt.store import Store
-from mixopt.study import Executor, Method, Study
+from mixopt.study import Executor, Method, Study, Tracker, Untracked
 
 
 @dataclass
 class Workshop:
     """Where runs are made and kept: what a search needs beside its question.
 
-    `made` is called with each record as it comes, `trained` collects the ids of those made here.
+    The tracker mirrors each record as it comes, `trained` collects the ids of those made here.
     """
 
     executor: Executor
     store: Store
     progress: Progress
-    made: Callable[[RunRecord], None] = lambda record: None
+    tracker: Tracker = field(default_factory=Untracked)
     trained: set[str] = field(default_factory=set)
 
     def complete(self, study: Study, method: Method, label: str) -> Study:
@@ -51,7 +50,7 @@ class Workshop:
             for record in self.executor.run(missing):
                 self.store.add(record)
                 self.trained.add(record.spec.id)
-                self.made(record)
+                self.tracker.log(record)
                 advance(1)
                 if record.spec not in self.store:
                     crashed.append(record)

@@ -5,7 +5,6 @@ Shapes: D domains in the order `space.names` (sorted: the order of a file cannot
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +17,9 @@ from mixopt.mixture import FloatArray, Mixture
 
 SLACK = 1e-9
 REJECTIONS = 200
+TEMPERATURE = 0.5  # of the prior that draws are centred on
+STRENGTHS = np.geomspace(0.1, 5.0, 15)  # mean concentration of a domain: from nearly one-hot to dense
+MINIMUM = 2e-4  # smaller proportions are drawn as zero
 NEAR = 0.01  # Euclidean distance under which a mixture would tell nothing new
 
 
@@ -106,66 +108,47 @@ class MixtureSpace:
                 )
         return sentences
 
-    def project(self, w_D: FloatArray, upper_D: FloatArray | None = None) -> FloatArray:
-        """The point of the space proportional to `w_D` [D] except where a bound holds.
+    def project(self, w_ND: FloatArray, upper_D: FloatArray | None = None) -> FloatArray:
+        """The points of the space proportional to the rows of `w_ND` ([N, D] or [D]) except where a bound holds.
 
-        Solves sum_j clip(s * w_j, lower_j, upper_j) = 1 for the scale s by bisection on log s; clipping first and
-        normalising afterwards would break the caps again.
+        Solves sum_j clip(s * w_j, lower_j, upper_j) = 1 for each row's scale s by bisection on log s; clipping first
+        and normalising afterwards would break the caps again.
         """
         upper_D = self.upper_D if upper_D is None else upper_D
-        w_D = np.maximum(w_D, 1e-12)
-        low, high = -60.0, 60.0
-        for _ in range(200):
+        w_ND = np.maximum(w_ND, 1e-12)
+        low, high = (np.full((*w_ND.shape[:-1], 1), end) for end in (-60.0, 60.0))
+        for _ in range(60):
             middle = (low + high) / 2
-            if np.clip(math.exp(middle) * w_D, self.lower_D, upper_D).sum() < 1:
-                low = middle
-            else:
-                high = middle
-        p_D = np.clip(math.exp(high) * w_D, self.lower_D, upper_D)
-        free_D = (p_D > self.lower_D) & (p_D < upper_D)
-        if free_D.any():
-            p_D[free_D] *= (1 - p_D[~free_D].sum()) / p_D[free_D].sum()
-        return p_D
+            sum_N = np.clip(np.exp(middle) * w_ND, self.lower_D, upper_D).sum(-1, keepdims=True)
+            low, high = np.where(sum_N < 1, middle, low), np.where(sum_N < 1, high, middle)
+        p_ND = np.clip(np.exp(high) * w_ND, self.lower_D, upper_D)
+        free = (p_ND > self.lower_D) & (p_ND < upper_D)
+        held_N, free_N = (np.where(side, p_ND, 0.0).sum(-1, keepdims=True) for side in (~free, free))
+        return np.where(free, p_ND * (1 - held_N) / np.maximum(free_N, 1e-300), p_ND)
 
-    def dirichlet(
-        self,
-        count: int,
-        rng: np.random.Generator,
-        *,
-        temperature: float = 0.5,
-        strength: tuple[float, float] = (0.1, 5.0),
-        minimum: float = 2e-4,
-    ) -> FloatArray:
+    def dirichlet(self, count: int, rng: np.random.Generator) -> FloatArray:
         """Draw `count` mixtures [N, D] around the tempered prior; a larger count only adds to the end.
 
-        Each draw picks one of 15 log-spaced strengths s and samples Dirichlet(s * D * tempered prior), so that s is the
+        Each draw picks one of 15 strengths s and samples Dirichlet(s * D * tempered prior), so that s is the
         mean concentration of a domain and the swarm is as dense for many domains as for few; proportions
-        under `minimum` become zero; draws outside the user's bounds or nearly equal to an earlier one are rejected.
+        under 2e-4 become zero; draws outside the user's bounds or nearly equal to an earlier one are rejected.
         Epoch caps are left to the proposer.
 
         Source: RegMix (arXiv:2407.01492), reference code `synthesize_mixture.py`, where s is the concentration of all
         domains together; no near-duplicates, caps in the optimiser only: Olmix (arXiv:2602.12237).
         """
-        base_D = self.prior_D**temperature
+        base_D = self.prior_D**TEMPERATURE
         base_D = len(base_D) * base_D / base_D.sum()
-        strengths = np.geomspace(*strength, 15)
         w_ND = np.empty((count, len(base_D)))
         for i, child in enumerate(rng.spawn(count)):
-            w_ND[i] = self._draw(child, base_D, strengths, minimum, w_ND[:i])
+            w_ND[i] = self._draw(child, base_D, w_ND[:i])
         return w_ND
 
-    def _draw(
-        self,
-        rng: np.random.Generator,
-        base_D: FloatArray,
-        strengths: FloatArray,
-        minimum: float,
-        earlier_ND: FloatArray,
-    ) -> FloatArray:
+    def _draw(self, rng: np.random.Generator, base_D: FloatArray, earlier_ND: FloatArray) -> FloatArray:
         w_D = base_D
         for _ in range(REJECTIONS):
-            w_D = rng.dirichlet(np.maximum(rng.choice(strengths) * base_D, 1e-9))
-            w_D = np.where(w_D < minimum, 0.0, w_D)
+            w_D = rng.dirichlet(np.maximum(rng.choice(STRENGTHS) * base_D, 1e-9))
+            w_D = np.where(w_D < MINIMUM, 0.0, w_D)
             w_D = w_D / w_D.sum()
             inside = (w_D <= self.bound_D + SLACK).all() and (w_D >= self.lower_D - SLACK).all()
             if inside and (((earlier_ND - w_D) ** 2).sum(1) >= NEAR**2).all():

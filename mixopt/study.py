@@ -87,5 +87,18 @@ class Tracker(Protocol):
         """Let the mirror finish, for a bounded time."""
 
 
+class Untracked:
+    """The tracker that shows nothing to anybody."""
+
+    def log(self, record: RunRecord) -> None:
+        """Nothing."""
+
+    def conclude(self, results: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 Train = Callable[[Sequence[RunSpec]], Iterator[RunRecord]]
 """Trains a stack of specs of one shape together; each record comes as its run ends."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from mixopt.errors import RunFailed
 from mixopt.mixture import Mixture
@@ -35,7 +35,7 @@ class Interval:
     def paired(cls, differences: Sequence[float], level: float = LEVEL) -> Interval:
         """Student's t interval of at least two paired differences."""
         mean, n = float(np.mean(differences)), len(differences)
-        half = float(stats.t.ppf((1 + level) / 2, n - 1) * np.std(differences, ddof=1) / math.sqrt(n))
+        half = float(stdtrit(n - 1, (1 + level) / 2) * np.std(differences, ddof=1) / math.sqrt(n))
         return cls(mean, mean - half, mean + half)
 
     @property

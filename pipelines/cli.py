@@ -57,10 +57,10 @@ def search(
     settings = [*(overrides or []), *([f"compute.executor={executor}"] if executor else [])]
     parsed = load(job, settings, SIZES)
     if dry_run:
-        from pipelines.dry_run import dry_run as plan
+        from pipelines import dry_run as trial
 
         with Bars().task("measure the speed of this machine", None):
-            found = plan(parsed, job.parent)
+            found = trial.dry_run(parsed, job.parent)
         say.plan(found)
         end(found, as_json)
         return
@@ -131,14 +131,14 @@ def report(run_dir: RunDirectory, as_json: Json = False) -> None:
 
     Example: `mixopt report runs/a`
     """
-    from mixopt import report as writer
+    from mixopt.report import write
 
     path = run_dir / "results.json"
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         raise JobError(f"{path}: cannot be read ({e}). Is this the run directory of a finished search?") from e
-    files = [str(file) for file in writer.write(results, run_dir)]
+    files = [str(file) for file in write(results, run_dir)]
     Terminal(to_stderr=as_json).lines(files)
     end({"files": files}, as_json)
 
@@ -152,7 +152,10 @@ def methods(as_json: Json = False) -> None:
     from mixopt.methods import METHODS
 
     rows: dict[str, dict[str, Any]] = {
-        name: {"summary": _first_line(method), "knobs": {f.name: f.default for f in fields(method)}}
+        name: {
+            "summary": (method.__doc__ or "").partition("\n")[0],
+            "knobs": {f.name: f.default for f in fields(method)},
+        }
         for name, method in METHODS.items()
     }
     table = [[n, ", ".join(f"{k}={v}" for k, v in row["knobs"].items()), row["summary"]] for n, row in rows.items()]
@@ -166,11 +169,13 @@ def laws(as_json: Json = False) -> None:
 
     Example: `mixopt laws`
     """
-    from mixopt.laws import LAWS, make
-    from mixopt.laws import summary as line
+    from mixopt import laws as known
 
-    rows = {n: {"summary": line(n), "convex": law.convex, "min_runs": make(n).min_runs(10)} for n, law in LAWS.items()}
-    table = [[n, "yes" if law.convex else "no", str(make(n).min_runs(10)), line(n)] for n, law in LAWS.items()]
+    rows = {
+        name: {"summary": known.summary(name), "convex": known.convex(name), "min_runs": known.make(name).min_runs(10)}
+        for name in known.LAWS
+    }
+    table = [[n, "yes" if r["convex"] else "no", str(r["min_runs"]), str(r["summary"])] for n, r in rows.items()]
     Terminal(to_stderr=as_json).table(["law", "convex", "least runs for 10 domains", "what it is"], table)
     end(rows, as_json)
 
@@ -188,14 +193,6 @@ def doctor(as_json: Json = False) -> None:
         ["check", "found", "note"], [[f["check"], f["found"], f["note"]] for f in findings]
     )
     end({"findings": findings, "ok": all(f["ok"] for f in findings)}, as_json)
-
-
-def _first_line(thing: Any) -> str:
-    import inspect
-
-    module = inspect.getmodule(thing)
-    own, whole = (thing.__doc__ or "").partition("\n")[0], ((module.__doc__ if module else "") or "").partition("\n")[0]
-    return whole if own.startswith("`") else own
 
 
 def end(body: Mapping[str, Any], as_json: bool) -> None:

@@ -31,11 +31,10 @@ def fit(
 
     Example: `mixopt fit --ratios ratios.csv --metrics metrics.csv --target all --law lightgbm`
     """
-    from pipelines.swarm_files import Request
-    from pipelines.swarm_files import fit as measure
+    from pipelines import swarm_files
 
     with Bars().task(f"fit {law}", None):
-        found = measure(Request(ratios, metrics, target, law), test_ratios, test_metrics)
+        found = swarm_files.fit(swarm_files.Request(ratios, metrics, target, law), test_ratios, test_metrics)
     Terminal(to_stderr=as_json).fit(found)
     end(found, as_json)
 
@@ -59,12 +58,11 @@ def propose(
 
     Example: `mixopt propose --ratios ratios.csv --metrics metrics.csv --domains domains.csv --target-tokens 25_000_000_000`
     """
-    from pipelines.swarm_files import Request, Target
-    from pipelines.swarm_files import propose as find
+    from pipelines import swarm_files
 
-    wanted = Target(domains, _count(target_tokens), max_epochs, kl, seed)
+    wanted = swarm_files.Target(domains, _count(target_tokens), max_epochs, kl, seed)
     with Bars().task(f"fit {law} and propose", None):
-        found = find(Request(ratios, metrics, target, law), wanted)
+        found = swarm_files.propose(swarm_files.Request(ratios, metrics, target, law), wanted)
     Terminal(to_stderr=as_json).proposal(found)
     end(found, as_json)
 
@@ -82,11 +80,10 @@ def predict(
 
     Example: `mixopt predict --ratios ratios.csv --metrics metrics.csv --law loglinear --mixture mixture.json`
     """
-    from pipelines.swarm_files import Request
-    from pipelines.swarm_files import predict as ask
+    from pipelines import swarm_files
 
     with Bars().task(f"fit {law}", None):
-        found = ask(Request(ratios, metrics, target, law), mixture)
+        found = swarm_files.predict(swarm_files.Request(ratios, metrics, target, law), mixture)
     Terminal(to_stderr=as_json).prediction(found)
     end(found, as_json)
 

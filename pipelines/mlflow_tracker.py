@@ -21,13 +21,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from mixopt.errors import DataError
 from mixopt.runs import RunRecord
+from mixopt.study import Untracked
 from pipelines.outbox import Entry, Outbox, Question, arm_entries, digest, proxy_entry, search_entry, swarm_entry
-
-__all__ = ["MlflowTracker", "Question", "Screen", "Silent", "make_tracker", "screen", "ship"]
 
 log = logging.getLogger("mixopt")
 
@@ -44,26 +43,6 @@ QUIET = {
 METRICS_PER_BATCH = 1000  # these limits: mlflow 3.17.2, mlflow/utils/validation.py
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH, EXPERIMENT_LENGTH = 250, 6000, 8000, 500
 ARTIFACTS = ("job.lock.yaml", "mixture.json", "report.html", "ratios.csv", "metrics.csv")
-
-
-class Silent:
-    """The tracker that shows nothing to anybody."""
-
-    def log(self, record: RunRecord) -> None:
-        """Nothing."""
-
-    def conclude(self, results: Mapping[str, Any], artifacts: Path | None = None) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Nothing."""
 
 
 class MlflowTracker:
@@ -88,11 +67,10 @@ class MlflowTracker:
             for entry in (swarm_entry(self._question), proxy_entry(self._question, record)):
                 self._put(entry)
 
-    def conclude(self, results: Mapping[str, Any], artifacts: Path | None = None) -> None:
-        """Mirror the answer, its validation and its baselines; the report's files are in the run directory or here."""
+    def conclude(self, results: Mapping[str, Any]) -> None:
+        """Mirror the answer, its validation and its baselines, with the report's files of the run directory."""
         with self._mirroring("the answer"):
-            folder = (artifacts or self._outbox.out).resolve()
-            files = [os.path.relpath(folder / name, self._outbox.folder) for name in ARTIFACTS]
+            files = [f"../{name}" for name in ARTIFACTS]
             self._put(search_entry(self._question, results, files))
             for entry in arm_entries(self._question, results.get("validation") or {}):
                 self._put(entry)
@@ -104,14 +82,6 @@ class MlflowTracker:
             if courier:
                 courier.close(CLOSE_SECONDS if self._outbox.waiting() else 0)
                 _report(self._outbox, courier)
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close, whatever happened."""
-        self.close()
 
     def _put(self, entry: Entry) -> None:
         known = self._known.get(entry.key)
@@ -245,9 +215,9 @@ class Mirror:
         self._client.set_terminated(run_id, FAILED if entry.error else FINISHED, entry.time)
 
 
-def make_tracker(uri: str | None, out: Path, question: Question) -> MlflowTracker | Silent:
+def make_tracker(uri: str | None, out: Path, question: Question) -> MlflowTracker | Untracked:
     """The tracker for `sqlite:///<file>`, `http://<server>` or None; its outbox is in the run directory `out`."""
-    return Silent() if uri in (None, "", "none") else MlflowTracker(uri, out, question)
+    return Untracked() if uri is None else MlflowTracker(uri, out, question)
 
 
 def ship(out: Path) -> int:

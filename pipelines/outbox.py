@@ -182,7 +182,7 @@ def proxy_entry(question: Question, record: RunRecord) -> Entry:
         final |= _shape(question.space, mixture)
         params |= _params(mixture)
         texts = _table(mixture)
-    end = record.cost.tokens or proxy.tokens
+    end = record.trajectory[-1][0] if record.trajectory else proxy.tokens
     curve = [*record.trajectory, (end, record.metrics), (end, final)]
     points = {(tokens // 1000, k): v for tokens, m in curve for k, v in _measured(question.objective, m).items()}
     return Entry(

@@ -6,7 +6,8 @@ import json
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,15 @@ from mixopt.job import Job
 from mixopt.laws import make
 from mixopt.mixture import Mixture
 from mixopt.progress import Progress
-from mixopt.runs import RunRecord
+from mixopt.runs import RunRecord, Swarm
 from mixopt.search import Workshop
 from mixopt.store import Store
 from mixopt.study import Executor, Method, Recommendation, Study
 from mixopt.validate import Validate, arms
 from mixopt.yaml_text import dump_yaml, parse_yaml
 from pipelines.local_executor import LocalExecutor
-from pipelines.mlflow_tracker import Question, make_tracker
+from pipelines.mlflow_tracker import make_tracker
+from pipelines.outbox import Question
 from pipelines.plan import make_study, repetition_notes, setting
 from pipelines.prepare import prepare
 from pipelines.ray_executor import RayExecutor
@@ -56,8 +58,8 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
     question = Question(
         job.name, corpus(job), manifest.fingerprint, job.method["name"], job.seed, study.space, study.objective
     )
-    with make_tracker(job.tracking.mlflow, out, question) as tracker:
-        shop = Workshop(make_executor(job, manifest), Store(store), progress, tracker.log)
+    with closing(make_tracker(job.tracking.mlflow, out, question)) as tracker:
+        shop = Workshop(make_executor(job, manifest), Store(store), progress, tracker)
         study = shop.complete(study, method, "proxies")
         refuse_too_many_failures(method, study)
         with progress.task("fit and propose", None):
@@ -65,8 +67,7 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
         check, checked = validate(job, study, answer, shop)
         runs = [*study.swarm.records, *checked.swarm.records]
         for record in runs:
-            if record.spec.id not in shop.trained:
-                tracker.log(record)
+            tracker.log(record)  # also those that were in the store; what is mirrored already is left alone
         effort = results.Effort(
             len(shop.trained), len({r.spec.id for r in runs} - shop.trained), time.perf_counter() - began
         )
@@ -82,7 +83,7 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
 
 def validate(job: Job, study: Study, answer: Recommendation, shop: Workshop) -> tuple[Validate | None, Study]:
     """Train the recommendation against prior, uniform and the best swarm point, on seeds that the search did not use."""
-    alone = Study(study.space, study.objective, study.proxy, study.count, study.seed)
+    alone = replace(study, swarm=Swarm())
     if job.validation.seeds == 0:
         return None, alone
     check = Validate(arms(study, answer.mixture), job.validation.seeds, first_seed=study.seed + 1)

@@ -10,19 +10,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from mixopt import quality
-from mixopt.domains import Domain
 from mixopt.errors import DataError, JobError, did_you_mean
 from mixopt.handoff import load_mixture
 from mixopt.laws import make
 from mixopt.laws.base import ConvexLaw, Law
-from mixopt.methods.answer import answer
 from mixopt.mixture import FloatArray
 from mixopt.proposers import minimise, simulate
+from mixopt.recommend import recommend
 from mixopt.runs import Objective
 from mixopt.space import MixtureSpace
 from mixopt.tables import Table, metric_name, read_domains, read_swarm
@@ -93,7 +92,7 @@ def propose(request: Request, target: Target) -> dict[str, Any]:
     X_RD = _columns(table.X_RD, table.names, space.names, "domain")
     law = make(request.law).fit(X_RD, Y_RM)
     p_D = optimum(law, objective, space, target)
-    best = answer(space, objective, X_RD, Y_RM, law, p_D)
+    best = recommend(space.names, objective, X_RD, Y_RM, law, p_D)
     return {
         "mixture": dict(best.mixture),
         "predicted": {
@@ -114,8 +113,7 @@ def predict(request: Request, mixture: Path) -> dict[str, Any]:
     table, objective, Y_RM = _read(request)
     law = make(request.law).fit(table.X_RD, Y_RM)
     given = load_mixture(mixture)
-    space = MixtureSpace(tuple(Domain(name, 1) for name in table.names), 1)
-    found = answer(space, objective, table.X_RD, Y_RM, law, given.array(table.names))
+    found = recommend(table.names, objective, table.X_RD, Y_RM, law, given.array(table.names))
     nearest = float(np.abs(table.X_RD - given.array(table.names)).sum(1).min())
     return {
         "predicted": {
@@ -130,8 +128,8 @@ def predict(request: Request, mixture: Path) -> dict[str, Any]:
 
 def optimum(law: Law, objective: Objective, space: MixtureSpace, target: Target) -> FloatArray:
     """The mixture [D] with the lowest predicted objective, plus the pull to the prior for convex laws."""
-    if law.convex:
-        return minimise(cast(ConvexLaw, law).curve(objective.weights_M), space, target.kl)
+    if isinstance(law, ConvexLaw):
+        return minimise(law.curve(objective.weights_M), space, target.kl)
     rng = np.random.default_rng(target.seed)
     return simulate(lambda X_ND: law.predict(X_ND) @ objective.weights_M, space, rng)
 

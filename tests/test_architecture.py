@@ -31,6 +31,7 @@ ORDER = [
     ["report", "report_text", "report_numbers", "plots", "results"],
     ["search", "store", "job"],
     ["backends", "methods", "validate", "handoff", "tables"],
+    ["recommend"],
     ["laws", "proposers", "quality"],
     ["study"],
     ["runs", "data", "progress", "yaml_text"],

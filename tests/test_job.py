@@ -197,6 +197,8 @@ def test_one_thing_wrong_between_keys(change: dict, sentence: str) -> None:
     assert sentence in problems({**MINIMAL, "data": data, **change})
 
 
-def test_tracking_none_stays_none() -> None:
-    job = parse({**MINIMAL, "tracking": "none"}, "job")
+@pytest.mark.parametrize("given", ["none", None, {"mlflow": "none"}, {"mlflow": None}])
+def test_tracking_none_stays_none(given: object) -> None:
+    job = parse({**MINIMAL, "tracking": given}, "job")
+    assert job.tracking.mlflow is None
     assert parse(parse_yaml(dump_yaml(job.to_json()), "lock"), "lock").tracking.mlflow is None

@@ -14,6 +14,7 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,11 @@ from mixopt.mixture import Mixture
 from mixopt.policy import Fixed
 from mixopt.runs import Objective, Proxy, RunRecord, RunSpec
 from mixopt.space import MixtureSpace
-from mixopt.study import Study
+from mixopt.study import Study, Untracked
 from pipelines.mlflow_tracker import (
     Mirror,
     MlflowTracker,
     Question,
-    Silent,
     absolute,
     clean,
     deliver,
@@ -191,8 +191,8 @@ def test_plain_keys_and_texts_stay(question: Question) -> None:
 
 
 def test_silence() -> None:
-    with make_tracker(None, Path("nowhere"), None) as tracker:  # type: ignore[arg-type]
-        assert isinstance(tracker, Silent)
+    with closing(make_tracker(None, Path("nowhere"), None)) as tracker:  # type: ignore[arg-type]
+        assert isinstance(tracker, Untracked)
         tracker.log(None)  # type: ignore[arg-type]
         tracker.conclude({})
     assert not Path("nowhere").exists()
@@ -223,7 +223,7 @@ def test_a_record_that_cannot_be_shown_is_a_sentence(
     tmp_path: Path, question: Question, records: list[RunRecord], caplog: pytest.LogCaptureFixture
 ) -> None:
     foreign = replace(records[0], trace=(), spec=replace(records[0].spec, feed=Fixed(Mixture({"x": 1.0}))))
-    with MlflowTracker("http://127.0.0.1:9", tmp_path, question) as tracker:
+    with closing(MlflowTracker("http://127.0.0.1:9", tmp_path, question)) as tracker:
         tracker.log(foreign)
         tracker.conclude({"domains": "none"})
     assert f"run {foreign.spec.id} is not mirrored (DataError" in caplog.text
@@ -346,10 +346,10 @@ def test_a_refused_run_does_not_hold_up_the_others(
 # The whole way, through the child process.
 
 
-def mirror_all(tracker: MlflowTracker, records: list[RunRecord], results: dict[str, Any], artifacts: Path) -> None:
+def mirror_all(tracker: MlflowTracker, records: list[RunRecord], results: dict[str, Any]) -> None:
     for record in records:
         tracker.log(record)
-    tracker.conclude(results, artifacts)
+    tracker.conclude(results)
 
 
 KILLED = """
@@ -376,8 +376,8 @@ def test_a_search_killed_and_resumed_is_mirrored_once(
     assert killed.returncode == -signal.SIGKILL
     for _ in range(2):  # the courier of the killed search is still at work
         began = time.monotonic()
-        with MlflowTracker(uri, tmp_path, question) as tracker:
-            mirror_all(tracker, records, results, tmp_path)
+        with closing(MlflowTracker(uri, tmp_path, question)) as tracker:
+            mirror_all(tracker, records, results)
     assert time.monotonic() - began < 3, "nothing new: nothing to wait for"
     kinds = [run.data.tags["mixopt.kind"] for run in shown(client, question)]
     assert sorted(kinds) == ["baseline", *["proxy"] * 5, "search", "swarm", "validate"]
@@ -442,7 +442,7 @@ def test_a_server_that_is_down_costs_seconds_and_no_run(
     (tmp_path / "report.html").write_text("<html>")
     tracker = MlflowTracker(f"http://user:secret@127.0.0.1:{port}", tmp_path, question)
     began = time.monotonic()
-    mirror_all(tracker, records, results, tmp_path)
+    mirror_all(tracker, records, results)
     assert time.monotonic() - began < 2
     tracker.close()
     assert "9 runs are not in MLflow" in caplog.text
@@ -462,13 +462,14 @@ def test_a_server_that_is_down_costs_seconds_and_no_run(
 
 WITHOUT_MLFLOW = """
 import sys
+from contextlib import closing
 sys.modules["mlflow"] = None
 from pathlib import Path
 import numpy as np
 from tests.conftest import toy_study
 from tests.test_mlflow_tracker import MlflowTracker, Outbox, Toy, make_question
 study, out = toy_study.__wrapped__(), Path(sys.argv[1])
-with MlflowTracker(f"sqlite:///{out}/mlflow.db", out, make_question(study, "without")) as tracker:
+with closing(MlflowTracker(f"sqlite:///{out}/mlflow.db", out, make_question(study, "without"))) as tracker:
     for record in Toy(study.space.names)(study.specs(study.space.dirichlet(3, np.random.default_rng(0)))):
         tracker.log(record)
 sys.stdout.write(f"{Outbox(out).waiting()} wait")
@@ -489,7 +490,7 @@ def test_a_courier_that_cannot_work_is_a_sentence(
     (tmp_path / "mlflow").mkdir()
     (tmp_path / "mlflow/__init__.py").write_text("raise ImportError('mlflow in pieces')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with MlflowTracker(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, question) as tracker:
+    with closing(MlflowTracker(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, question)) as tracker:
         tracker.log(records[0])
     assert "2 runs are not in MLflow" in caplog.text
     assert "mlflow in pieces" in caplog.text
@@ -499,7 +500,7 @@ def test_close_does_not_wait_for_ever(
     question: Question, records: list[RunRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:  # fmt: skip
     monkeypatch.setattr("pipelines.mlflow_tracker.CLOSE_SECONDS", 0.1)
-    with MlflowTracker("http://127.0.0.1:9", tmp_path, question) as tracker:
+    with closing(MlflowTracker("http://127.0.0.1:9", tmp_path, question)) as tracker:
         tracker.log(records[0])
         began = time.monotonic()
     assert time.monotonic() - began < 2

@@ -55,7 +55,7 @@ def test_out_of_fold_leaves_the_law_alone_and_repeats_itself() -> None:
 
 def test_too_few_runs_to_leave_one_out_are_refused() -> None:
     X_RD, Y_RM = swarm(4)
-    with pytest.raises(SwarmError, match="4 good runs.*proxies.count to 5"):
+    with pytest.raises(SwarmError, match=r"4 good runs.*at least 5 \(proxies\.count\)"):
         out_of_fold(make("linear"), X_RD, Y_RM)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from mixopt.errors import JobError, did_you_mean
 from mixopt.laws.base import ConvexLaw, Law
 from mixopt.laws.lightgbm import LightGBM
@@ -23,13 +21,16 @@ def make(name: str) -> Law:
 def make_convex(name: str) -> ConvexLaw:
     """A law whose objective can be minimised exactly. Raises JobError for any other."""
     law = make(name)
-    if not law.convex:
-        raise JobError(
-            f"law: {name!r} is not convex; convex: {', '.join(n for n, kind in LAWS.items() if kind.convex)}."
-        )
-    return cast(ConvexLaw, law)
+    if not isinstance(law, ConvexLaw):
+        raise JobError(f"law: {name!r} is not convex; convex: {', '.join(n for n in LAWS if convex(n))}.")
+    return law
+
+
+def convex(name: str) -> bool:
+    """Whether the objective of this law can be minimised exactly."""
+    return isinstance(make(name), ConvexLaw)
 
 
 def summary(name: str) -> str:
-    """One line about a law: its docstring up to what it learns."""
-    return (LAWS[name].__doc__ or "").partition(" Learned: ")[0]
+    """One line about a law: the first of its docstring."""
+    return (LAWS[name].__doc__ or "").partition("\n")[0]

@@ -6,7 +6,7 @@ Shapes: R runs, N candidates, D domains, M metrics. Y is [R] for one metric or [
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,6 @@ Curve = Callable[[FloatArray], tuple[float, FloatArray, FloatArray]]
 class Law(Protocol):
     """A scikit-learn regressor: knobs in `__init__`, learned values end in `_`, `fit` forgets the last fit."""
 
-    convex: ClassVar[bool]
-
     def min_runs(self, domains: int) -> int:
         """The fewest good runs that the law can learn from."""
 
@@ -33,6 +31,7 @@ class Law(Protocol):
         """Metrics [N] or [N, M], as in `fit`."""
 
 
+@runtime_checkable
 class ConvexLaw(Law, Protocol):
     """A law whose objective can be minimised exactly."""
 

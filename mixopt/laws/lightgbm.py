@@ -19,7 +19,7 @@ Source: RegMix (arXiv:2407.01492), reference notebook `regression.ipynb`, withou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -47,11 +47,12 @@ EXACT = {
 
 @dataclass
 class LightGBM:
-    """RegMix's boosted trees for each metric; any shape, no extrapolation. Learned: boosters_, one for each metric."""
+    """RegMix's boosted trees for each metric; any shape, no extrapolation.
+
+    Learned: boosters_, one for each metric.
+    """
 
     seed: int = 42
-
-    convex: ClassVar[bool] = False
 
     def min_runs(self, domains: int) -> int:
         """As many as domains, at least sixteen: with fewer the trees hardly split."""

@@ -15,7 +15,7 @@ Source: Scheffe 1958, "Experiments with mixtures"; as RegMix's baseline, arXiv:2
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 
@@ -25,11 +25,12 @@ from mixopt.mixture import FloatArray
 
 @dataclass
 class Linear:
-    """a . p for each metric; a baseline that needs few runs. Learned: coef_ [M, D]."""
+    """a . p for each metric; a baseline that needs few runs.
+
+    Learned: coef_ [M, D].
+    """
 
     ridge: float = 1e-3
-
-    convex: ClassVar[bool] = True
 
     def min_runs(self, domains: int) -> int:
         """Half as many runs as domains, at least four: the ridge answers for the rest."""

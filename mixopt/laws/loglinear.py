@@ -23,7 +23,7 @@ factor and huber's delta 0.02: Olmix (arXiv:2602.12237). Ours: penalties, starts
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 
@@ -40,14 +40,15 @@ TINY = 1e-12
 
 @dataclass
 class LogLinear:
-    """exp(log c) + exp(t . p) for each metric; convex, best with 3 (D + 1) runs or more. Learned: log_c_ [M], t_ [M, D]."""
+    """exp(log c) + exp(t . p) for each metric; convex, best with 3 (D + 1) runs or more.
+
+    Learned: log_c_ [M], t_ [M, D].
+    """
 
     delta: float = 0.02
     ridge: float = 1e-7
     ceiling: float = 0.1
     gaps: tuple[float, ...] = (0.02, 0.3, 3.0)
-
-    convex: ClassVar[bool] = True
 
     def min_runs(self, domains: int) -> int:
         """One more than there are parameters."""

@@ -16,15 +16,18 @@ import numpy as np
 
 from mixopt import laws
 from mixopt.errors import JobError
-from mixopt.methods.answer import answer
 from mixopt.proposers import minimise
+from mixopt.recommend import recommend
 from mixopt.runs import RunSpec
 from mixopt.study import Recommendation, Study
 
 
 @dataclass(frozen=True)
 class Olmix:
-    """`law` must be convex; `kl` is the strength of the pull to the prior, in units of the objective per nat."""
+    """One log-linear law per metric, and the exact optimum of their mean under caps and a pull to the prior.
+
+    `law` must be convex; `kl` is the strength of the pull to the prior, in units of the objective per nat.
+    """
 
     law: Literal["loglinear", "linear"] = "loglinear"
     kl: float = 0.05
@@ -43,4 +46,4 @@ class Olmix:
         X_RD, Y_RM = study.table()
         law = laws.make_convex(self.law).fit(X_RD, Y_RM)
         p_D = minimise(law.curve(study.objective.weights_M), study.space, self.kl)
-        return answer(study.space, study.objective, X_RD, Y_RM, law, p_D)
+        return recommend(study.space.names, study.objective, X_RD, Y_RM, law, p_D)

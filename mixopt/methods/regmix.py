@@ -17,15 +17,18 @@ import numpy as np
 
 from mixopt import laws
 from mixopt.errors import JobError
-from mixopt.methods.answer import answer
 from mixopt.proposers import simulate
+from mixopt.recommend import recommend
 from mixopt.runs import RunSpec
 from mixopt.study import Recommendation, Study
 
 
 @dataclass(frozen=True)
 class RegMix:
-    """`law` is the regressor, `candidates` N, `keep` k."""
+    """Regress proxy losses on mixtures, then search the regression.
+
+    `law` is the regressor, `candidates` N, `keep` k.
+    """
 
     law: Literal["lightgbm", "loglinear", "linear"] = "lightgbm"
     candidates: int = 100_000
@@ -46,4 +49,4 @@ class RegMix:
         law = laws.make(self.law).fit(X_RD, Y_RM)
         weights_M = study.objective.weights_M
         p_D = simulate(lambda X_ND: law.predict(X_ND) @ weights_M, study.space, rng, self.candidates, self.keep)
-        return answer(study.space, study.objective, X_RD, Y_RM, law, p_D)
+        return recommend(study.space.names, study.objective, X_RD, Y_RM, law, p_D)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mixopt.errors import JobError, SwarmError
-from mixopt.laws import LAWS, make, make_convex, summary
+from mixopt.laws import LAWS, convex, make, make_convex, summary
 from mixopt.laws.base import Law
 from mixopt.mixture import FloatArray
 from mixopt.quality import spearman
@@ -41,7 +41,7 @@ def steps(X_ND: FloatArray, A_MD: FloatArray) -> FloatArray:
 
 
 ROWS = {"lightgbm": Row(steps, 0.9), "linear": Row(linear, 0.995), "loglinear": Row(exponential, 0.995)}
-CONVEX = [name for name, law in LAWS.items() if law.convex]
+CONVEX = [name for name in LAWS if convex(name)]
 
 
 def swarm(name: str, runs: int = RUNS, seed: int = 0) -> tuple[FloatArray, FloatArray]:

@@ -12,7 +12,6 @@ from mixopt.errors import InfeasibleSpace, SwarmError
 from mixopt.methods import METHODS
 from mixopt.methods.olmix import Olmix
 from mixopt.methods.regmix import RegMix
-from mixopt.mixture import Mixture
 from mixopt.progress import Silent
 from mixopt.search import Workshop
 from mixopt.space import MixtureSpace
@@ -62,26 +61,17 @@ def test_a_resumed_search_gives_the_same_answer(method: Method, toy_study: Study
     assert resumed == straight
 
 
-def test_the_recommendation_is_allowed(method: Method, toy_study: Study, toy: Toy, tmp_path: Path) -> None:
+def test_the_recommendation_is_allowed_or_refused(method: Method, toy_study: Study, toy: Toy, tmp_path: Path) -> None:
     tight = MixtureSpace(toy_study.space.domains, 1000, max_epochs=1.3, lower={"d": 0.05}, upper={"a": 0.5})
-    _, found = (
-        conclude(replace(toy_study, space=tight), method, toy, tmp_path) if feasible(method, tight) else (0, None)
-    )
-    if found is not None:
-        assert tight.violations(found.mixture) == []
-
-
-def feasible(method: Method, space: MixtureSpace) -> bool:
-    """Prior and uniform refuse where a bound forbids them; that is a test of its own."""
-    fixed = {"Prior": space.prior_mixture, "Uniform": Mixture.normalised(dict.fromkeys(space.names, 1.0))}
-    mixture = fixed.get(type(method).__name__)
-    return mixture is None or not space.violations(mixture)
-
-
-def test_uniform_refuses_where_it_is_not_allowed(toy_study: Study) -> None:
-    tight = MixtureSpace(toy_study.space.domains, 1000, max_epochs=1.3)
-    with pytest.raises(InfeasibleSpace, match=r"the uniform mixture is not allowed here: d: 2\.5 epochs .* Use unimax"):
-        METHODS["uniform"]().recommend(replace(toy_study, space=tight), np.random.default_rng(0))
+    study = replace(toy_study, space=tight)
+    if method == METHODS["uniform"]():
+        with pytest.raises(
+            InfeasibleSpace, match=r"the uniform mixture is not allowed here: d: 2\.5 epochs .* Use unimax"
+        ):
+            conclude(study, method, toy, tmp_path)
+        return
+    _, found = conclude(study, method, toy, tmp_path)
+    assert tight.violations(found.mixture) == []
 
 
 def test_unimax_is_uniform_up_to_the_caps(toy_study: Study) -> None:

@@ -5,19 +5,18 @@ Shapes: R runs, D domains, M metrics in the order of `objective.metrics`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mixopt import quality
-from mixopt.errors import SwarmError
 from mixopt.laws.base import Law
 from mixopt.mixture import FloatArray, Mixture
 from mixopt.runs import Objective
-from mixopt.space import MixtureSpace
 from mixopt.study import Recommendation
 
 
-def answer(
-    space: MixtureSpace, objective: Objective, X_RD: FloatArray, Y_RM: FloatArray, law: Law, p_D: FloatArray
+def recommend(
+    names: Sequence[str], objective: Objective, X_RD: FloatArray, Y_RM: FloatArray, law: Law, p_D: FloatArray
 ) -> Recommendation:
     """Recommend the mixture [D] that was found with this law, fitted to these runs.
 
@@ -26,17 +25,14 @@ def answer(
     metrics = dict(zip(objective.metrics, law.predict(p_D[None])[0].tolist(), strict=True))
     value, half = objective.value(metrics), None
     evidence: dict[str, Any] = {"law": type(law).__name__.lower()}
-    try:
+    if len(X_RD) > law.min_runs(len(names)):
         P_RM = quality.out_of_fold(law, X_RD, Y_RM)
-    except SwarmError:
-        pass
-    else:
         half = quality.interval(Y_RM, P_RM, objective)
         evidence["fit"] = {"law": evidence["law"], "runs": len(X_RD)} | quality.describe(Y_RM, P_RM, objective)
-        evidence["fit"]["own_proportion"] = quality.own_proportion(X_RD, Y_RM, space.names, objective.metrics)
+        evidence["fit"]["own_proportion"] = quality.own_proportion(X_RD, Y_RM, names, objective.metrics)
         evidence["fit"]["out_of_fold"] = _points(Y_RM, P_RM, objective)
     return Recommendation(
-        Mixture.from_array(space.names, p_D),
+        Mixture.from_array(names, p_D),
         predicted={"objective": value, **metrics},
         interval=(value - half, value + half) if half is not None else None,
         evidence=evidence,
