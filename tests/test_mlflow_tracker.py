@@ -270,7 +270,7 @@ def test_limits_and_odd_names(client: Any, mirror: Mirror, tmp_path: Path) -> No
     space = MixtureSpace(tuple(Domain(name, 1000) for name in names), 1000)
     question = Question("job", "odd 'corpus' [%]", "f" * 16, "regmix", 0, space, objective)
     record = next(iter(Toy(space.names)([RunSpec(Fixed(space.prior_mixture), proxy, 0)])))
-    record = replace(record, trajectory=tuple((5000 * i, record.metrics) for i in range(1, 10)))
+    record = replace(record, trajectory=tuple((5000 * i, record.metrics) for i in range(1, 11)))
     mirror.write(swarm_entry(question))
     mirror.write(replace(proxy_entry(question, record), tags={"mixopt.kind": "proxy", "mixopt.failure": "x" * 9000}))
     (run,) = shown(client, question, kind="proxy")
