@@ -162,7 +162,7 @@ def load(path: Path) -> Plan:
 
 
 def load_mixture(path: Path) -> Mixture:
-    """Read a mixture from `mixture.json` or from a plain `{"web": 0.5, ...}` file of token proportions.
+    """Read a mixture from `mixture.json`, from what `propose` printed, or from a plain `{"web": 0.5, ...}` file.
 
     Raises DataError with what is wrong in it.
     """
@@ -170,7 +170,7 @@ def load_mixture(path: Path) -> Mixture:
         body = _read(path)
         if isinstance(body.get("schema"), str):
             return parse(body).mixture
-        return _mixture(body, "mixture file")
+        return _mixture(body["mixture"] if isinstance(body.get("mixture"), dict) else body, "mixture file")
     except DataError as e:
         raise DataError(f"{path}: {e}") from e
 
@@ -212,7 +212,7 @@ def parse(body: Mapping[str, Any]) -> Plan:
 
 def _planned(domain: Domain, tokens: int, manifest: Manifest | None) -> PlannedDomain:
     sources = Sources(text=domain.sources)
-    if manifest and domain.train.shards:
+    if manifest and domain.train.shards and manifest.tokenizer.kind == "file":  # else they are the proxies' own ids
         shards = tuple(Shard(str((manifest.root / s.path).absolute()), s.tokens) for s in domain.train.shards)
         sources = replace(sources, shards=shards, dtype=f"uint{8 * manifest.token_bytes}")
     per_doc = domain.train.tokens / domain.train.documents if domain.train.documents else None

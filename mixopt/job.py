@@ -5,6 +5,7 @@ Unknown keys are errors; all errors are reported at once, each with its key path
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -74,7 +75,7 @@ def _tokenizer(value: Any) -> Any:
 class DataSection(Section):
     """Where the text is: `domains`, or `source: environment`, the real text found on this machine."""
 
-    domains: dict[str, DomainSection] | None = None
+    domains: Annotated[dict[str, DomainSection], Field(min_length=2)] | None = None
     source: Literal["environment"] | None = None
     tokenizer: Annotated[TokenizerSection, BeforeValidator(_tokenizer)] = TokenizerSection(train=4096)
     validation: ValidationSection = ValidationSection()
@@ -209,6 +210,8 @@ def load(path: Path, overrides: Sequence[str] = (), sizes: Collection[str] = ())
     for override in overrides:
         _set(body, override)
     body.setdefault("name", path.stem)
+    if path.name.endswith(".lock.yaml"):  # what a search wrote down runs again
+        body = {key: value for key, value in body.items() if key not in ("derived", "provenance")}
     return parse(body, str(path), sizes)
 
 
@@ -222,19 +225,32 @@ def parse(body: Mapping[str, Any], where: str, sizes: Collection[str] = ()) -> J
         job = Job.model_validate(body)
     except ValidationError as e:
         problems = [_sentence(error) for error in e.errors()]
-        job = _what_is_fine(body, {str(error["loc"][0]) for error in e.errors() if error["loc"]})
-    problems += _problems(job, sizes, whole=not problems)
+        job = Job.model_validate(_without(body, [error["loc"] for error in e.errors()]))
+    problems += _problems(job, sizes)
     if problems:
         raise JobError(_all(where, problems))
     return job.model_copy(update={"method": {"name": job.method["name"], **vars(job.make_method())}})
 
 
-def _what_is_fine(body: Mapping[str, Any], bad: Collection[str]) -> Job:
-    """The job with stand-ins for the keys that are wrong, so that the others can be checked as well."""
-    known = {field.alias or name for name, field in Job.model_fields.items()}
-    fine = {key: value for key, value in body.items() if key in known and key not in bad}
-    standins = {"name": "job", "data": {"source": "environment"}, "target": {"tokens": 1}}
-    return Job.model_validate(standins | fine)
+def _without(body: Mapping[str, Any], wrong: Sequence[Sequence[str | int]]) -> dict[str, Any]:
+    """The job without the keys that are wrong, and with stand-ins for those it needs, so that the rest is checked."""
+    rest: dict[str, Any] = copy.deepcopy(dict(body))
+    for path in wrong:
+        inside: Any = rest
+        for key in path[:-1]:
+            inside = inside.get(key) if isinstance(inside, dict) else None
+        if isinstance(inside, dict):
+            inside.pop(path[-1] if path[-1] != "validation" else "validate", None)
+    standins: dict[str, Any] = {"name": "job", "data": {"source": "environment"}, "target": {}}
+    for key, value in standins.items():
+        if not rest.get(key) or not isinstance(rest[key], type(value)):
+            rest[key] = value
+    rest["target"].setdefault("tokens", 1)
+    try:
+        Job.model_validate(rest)
+    except ValidationError:
+        return standins | {"target": {"tokens": 1}}
+    return rest
 
 
 def _set(body: dict[str, Any], override: str) -> None:
@@ -250,8 +266,8 @@ def _set(body: dict[str, Any], override: str) -> None:
     body[last] = parse_yaml(value, f"--set {path}")
 
 
-def _problems(job: Job, sizes: Collection[str], *, whole: bool) -> Iterator[str]:
-    """What single fields cannot know; domains are compared between sections only where the job is `whole`."""
+def _problems(job: Job, sizes: Collection[str]) -> Iterator[str]:
+    """What single fields cannot know."""
     try:
         job.data_config(Path())
     except JobError as e:
@@ -271,7 +287,7 @@ def _problems(job: Job, sizes: Collection[str], *, whole: bool) -> Iterator[str]
     if job.target.prior is not None and abs(sum(job.target.prior.values()) - 1) > SUM_TOLERANCE:
         yield f"target.prior: must sum to 1 (got {sum(job.target.prior.values()):.6g})."
     yield from _method_problems(job.method)
-    if whole and job.data.domains is not None:
+    if job.data.domains is not None:
         yield from unknown_domains(job, list(job.data.domains))
 
 

@@ -33,8 +33,7 @@ class Mixture(Mapping[str, float]):
         total = math.fsum(values.values())
         if abs(total - 1) > SUM_TOLERANCE:
             raise DataError(
-                f"mixture: proportions sum to {total:.7g} (allowed 1 within {SUM_TOLERANCE:g}). "
-                "Use Mixture.normalised where scaling is what you mean."
+                f"mixture: proportions sum to {total:.7g} (allowed 1 within {SUM_TOLERANCE:g}). Divide them by their sum."
             )
         object.__setattr__(self, "proportions", values)
 

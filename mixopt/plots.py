@@ -366,7 +366,7 @@ def _swarm_marks(results: Results) -> list[tuple[str, float, Look]]:
     if "recommended" not in arms and finite(predicted := results["predicted"]["objective"]):
         marks.append(("recommended, predicted", predicted, ARMS["recommended"]))
     if finite(best := results["swarm"]["best"]):
-        marks.append(("best of the swarm", best, ARMS["best swarm point"]))
+        marks.append(("best of the swarm, one run", best, ARMS["best swarm point"]))
     return marks
 
 

@@ -94,7 +94,9 @@ def verdict(results: Results) -> tuple[str, str]:
     v = results["validation"]
     if not v:
         return "noise", _unvalidated(results)
-    return Change("objective", **v["gain_over_prior"]).tone, v["verdict"]
+    tone = Change("objective", **v["gain_over_prior"]).tone
+    beaten = any(Change(arm, **d["objective"]).tone == "worse" for arm, d in v["differences"].items())
+    return ("worse" if tone == "better" and beaten else tone), v["verdict"]
 
 
 def _unvalidated(results: Results) -> str:
@@ -246,7 +248,7 @@ def _scores(fit: Mapping[str, Any], u: str) -> list[Block]:
 
 
 def _better_guide(fit: Mapping[str, Any]) -> str:
-    said = f"The law {fit['law']} was scored on {plural(fit['runs'], 'run')} that it had not seen."
+    said = f"The law {fit['law']} was tested on {plural(fit['runs'], 'run')} of the swarm, each left out in turn."
     pairs = [(score["spearman"], fit["own_proportion"].get(m)) for m, score in fit["targets"].items()]
     pairs = [(law, own) for law, own in pairs if finite(law) and finite(own)]
     if not pairs:
@@ -331,6 +333,7 @@ def _cost(results: Results) -> list[Block]:
         ("Training tokens, reused runs too", scaled(cost["tokens"])),
         ("Compute, reused runs too", flops(cost["flops"])),
         ("Wall time of this search", duration(cost["seconds"])),
+        ("Worker time, reused runs too", duration(cost["worker_seconds"])),
         ("Share of the target run's compute", share(part) if finite(part) else MISSING),
     ]
     shape = [
@@ -357,7 +360,10 @@ def _limits(results: Results) -> list[Block]:
         f"Proxies of {scaled(proxy['parameters'])} parameters saw {scaled(proxy['tokens'])} tokens; the real run sees "
         f"{target}. Whether the ranking of mixtures carries over to that size was not measured."
     )
-    said = [scale]
+    said = [
+        scale,
+        f"Tokens, epochs and proportions are counted with this tokenizer: {results['provenance']['tokenizer']}.",
+    ]
     if v and not same_scale(results):
         ran = f"at size {v['size']} for {scaled(v['tokens'])} tokens"
         said.append(f"Validation ran {ran}; beyond it nothing was checked.")

@@ -16,7 +16,7 @@ from mixopt.domains import Manifest
 from mixopt.mixture import Mixture
 from mixopt.runs import RunRecord
 from mixopt.study import Recommendation, Study
-from mixopt.validate import BEST, LEVEL, PRIOR, RECOMMENDED, Interval, Validate, verdict
+from mixopt.validate import LEVEL, PRIOR, RECOMMENDED, Interval, Validate, verdict
 
 SCHEMA = "mixopt.results/v1"
 
@@ -69,7 +69,7 @@ def validation(study: Study, check: Validate) -> dict[str, Any]:
                 "metrics": {metric: _difference(study, pairs, metric) for metric in metrics},
             }
     gain = Interval(**differences[PRIOR]["objective"])
-    best = Interval(**differences[BEST]["objective"]) if BEST in differences else None
+    others = {arm: Interval(**rest["objective"]) for arm, rest in differences.items() if arm != PRIOR}
     return {
         "seeds": len(ours),
         "level": LEVEL,
@@ -79,7 +79,7 @@ def validation(study: Study, check: Validate) -> dict[str, Any]:
         "differences": differences,
         "gain_over_prior": asdict(gain),
         "noise": float(np.std([study.objective.value(record.metrics) for record in ours], ddof=1)),
-        "verdict": verdict(gain, best),
+        "verdict": verdict(gain, others),
     }
 
 
@@ -111,6 +111,7 @@ def cost(runs: Sequence[RunRecord], effort: Effort, target_flops: float | None) 
         "tokens": sum(record.cost.tokens for record in runs),
         "flops": flops,
         "seconds": effort.seconds,
+        "worker_seconds": sum(record.cost.seconds for record in runs),
         "share_of_target": flops / target_flops if target_flops else None,
     }
 

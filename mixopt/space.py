@@ -17,6 +17,7 @@ from mixopt.mixture import FloatArray, Mixture
 
 SLACK = 1e-9
 REJECTIONS = 200
+TOLD = 5  # domains named in a sentence about bounds
 TEMPERATURE = 0.5  # of the prior that draws are centred on
 STRENGTHS = np.geomspace(0.1, 5.0, 15)  # mean concentration of a domain: from nearly one-hot to dense
 MINIMUM = 2e-4  # smaller proportions are drawn as zero
@@ -168,11 +169,18 @@ class MixtureSpace:
             said = "; ".join(self._limits(j) for j in crossed.tolist())
             raise InfeasibleSpace(f"no mixture is allowed: lower is above upper for {said}. Loosen one of the two.")
         if self.upper_D.sum() < 1 - SLACK:
-            said = "; ".join(self._limits(j) for j in range(len(self.names)))
+            tightest = np.argsort(self.upper_D, kind="stable")
+            said = "; ".join(self._limits(j) for j in tightest[:TOLD].tolist())
+            more = f"; and {len(tightest) - TOLD} more" if len(tightest) > TOLD else ""
+            advice = "raise upper bounds"
+            if self.max_epochs * self.tokens_D.sum() < self.target_tokens:
+                advice = (
+                    f"{int(self.tokens_D.sum()):,} tokens at max_epochs {self.max_epochs:g} cannot fill "
+                    f"{self.target_tokens:,} target tokens: raise max_epochs, lower the target tokens, or add text"
+                )
             raise InfeasibleSpace(
                 f"no mixture is allowed: the largest allowed proportions sum to {self.upper_D.sum():.4g}, less than 1 "
-                f"({said}). {int(self.tokens_D.sum()):,} tokens at max_epochs {self.max_epochs:g} cannot fill "
-                f"target.tokens {self.target_tokens:,}: raise max_epochs, lower target.tokens, or add text."
+                f"({said}{more}); {advice}."
             )
         if self.lower_D.sum() > 1 + SLACK:
             said = ", ".join(f"{name} {low:g}" for name, low in zip(self.names, self.lower_D, strict=True) if low)

@@ -55,7 +55,10 @@ def read_swarm(ratios: Path, metrics: Path) -> Table:
     left, right = _read(ratios), _read(metrics)
     key = next((key for key in KEYS if key in left.columns and key in right.columns), None)
     if key is None:
-        raise DataError(f"{ratios} and {metrics}: no column to join on. Give both files one of {', '.join(KEYS)}.")
+        raise DataError(
+            f"{ratios} and {metrics}: no column to join on. Give both files one of "
+            f"{', '.join(KEYS)} (columns: {_some(list(left.columns))}; commas must separate them)."
+        )
     left, right = _by(key, left, ratios), _by(key, right, metrics)
     for here, there, path in ((left, right, metrics), (right, left, ratios)):
         if missing := [run for run in here.index if run not in there.index]:

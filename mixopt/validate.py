@@ -75,22 +75,30 @@ class Validate:
 
 
 def arms(study: Study, recommended: Mixture) -> dict[str, Mixture]:
-    """What the recommendation is compared with: prior, uniform, and the best run of the swarm."""
-    names = study.space.names
-    found = {
-        RECOMMENDED: recommended,
-        PRIOR: study.space.prior_mixture,
-        UNIFORM: Mixture.normalised({name: 1.0 for name in names}),
-    }
-    good = study.swarm.good.records
+    """What the recommendation is compared with: prior, uniform, and the best allowed run of the swarm.
+
+    Prior and uniform are taken as near as the space allows them: an arm that the real run could not follow would be
+    no alternative.
+    """
+    space = study.space
+    near = {PRIOR: space.prior_D, UNIFORM: np.full(len(space.names), 1 / len(space.names))}
+    found = {RECOMMENDED: recommended}
+    for arm, w_D in near.items():
+        mixture = Mixture.from_array(space.names, w_D)
+        allowed = mixture if not space.violations(mixture) else Mixture.from_array(space.names, space.project(w_D))
+        found[arm] = allowed
+    good = [record for record in study.swarm.good.records if not space.violations(record.mixture)]
     if good:
         found[BEST] = min(good, key=lambda record: study.objective.value(record.metrics)).mixture
     return found
 
 
-def verdict(gain: Interval, best: Interval | None) -> str:
-    """One sentence on the gain over the prior, in bits per byte (positive: the recommendation is better)."""
-    span = f"{LEVEL:.0%} interval {gain.low:+.4f} to {gain.high:+.4f}".replace("%", " %")
+def verdict(gain: Interval, others: Mapping[str, Interval]) -> str:
+    """What to do, in bits per byte saved against the prior (positive: the recommendation is better).
+
+    `others` are the gains over the other arms: a mixture that one of them beats is not to be used.
+    """
+    span = f"{LEVEL * 100:.0f} % interval {gain.low:+.4f} to {gain.high:+.4f}"
     if not gain.clear:
         return (
             f"The gain is inside the noise: {gain.mean:+.4f} bits per byte saved against the prior ({span}). "
@@ -98,9 +106,10 @@ def verdict(gain: Interval, best: Interval | None) -> str:
         )
     if gain.mean < 0:
         return f"Do not use this mixture: it costs {-gain.mean:.4f} bits per byte against the prior ({span} saved)."
-    tail = ""
-    if best is not None and not best.clear:
-        tail = " The best mixture of the swarm does as well, within the noise."
-    elif best is not None and best.mean < 0:
-        tail = " The best mixture of the swarm does better still: the law is not to be trusted at its optimum."
-    return f"Use this mixture: it saves {gain.mean:.4f} bits per byte against the prior ({span}).{tail}"
+    said = f"it saves {gain.mean:.4f} bits per byte against the prior ({span})"
+    better = [arm for arm, other in others.items() if other.clear and other.mean < 0]
+    if better:
+        return f"Do not use this mixture: {said}, but {' and '.join(better)} saves more."
+    level = [arm for arm, other in others.items() if not other.clear]
+    tail = f" It is not shown to beat {' or '.join(level)}." if level else ""
+    return f"Use this mixture: {said}.{tail}"

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
@@ -26,17 +27,31 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="In which proportions should a pretraining run sample its domains, how sure are we, and what does it cost to know?",
 )
 UsageError: Any = typer.BadParameter.__mro__[1]  # click's, or that of the copy of click which newer typers carry
 Json = Annotated[bool, typer.Option("--json", help="End standard output with one JSON object.")]
 RunDirectory = Annotated[Path, typer.Argument(help="The run directory that a search wrote.", metavar="RUN_DIR")]
 
 
+def _version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"mixopt {version('mixopt')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    """In which proportions should a pretraining run sample its domains, how sure are we, what does it cost to know?"""
+
+
 @app.command()
 def search(
     job: Annotated[Path, typer.Argument(help="The job file.", metavar="JOB.yaml")],
-    out: Annotated[Path | None, typer.Option(help="Run directory; runs/<name> unless given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; `runs/NAME` unless given.")] = None,
     executor: Annotated[str | None, typer.Option(help="local or ray; overrides compute.executor.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key: --set proxies.count=64.")

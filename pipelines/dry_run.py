@@ -5,18 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mixopt.errors import JobError
 from mixopt.job import Job
 from mixopt.validate import BEST, PRIOR, RECOMMENDED, UNIFORM
-from pipelines import environment, tokenizer
-from pipelines.plan import cost
+from pipelines import environment, readers, tokenizer
+from pipelines.plan import cost, refuse_too_few, setting
 from proxies.sizes import shape
-from proxies.train import tokens_per_second
+from proxies.train import available, tokens_per_second
 
 
 def dry_run(job: Job, folder: Path) -> dict[str, Any]:
     """The resolved job, its runs, tokens, FLOPs and an estimate of its time from steps trained here and now."""
     config = job.data_config(folder)
+    if config.domains is not None:
+        for name, source in config.domains.items():
+            readers.parts(name, source)
     names = list(config.domains) if config.domains is not None else list(environment.parts())
+    refuse_too_few(job.make_method(), setting(job.proxies, len(names)).count, len(names))
+    if not available(job.compute.device):
+        raise JobError(f"compute.device: {job.compute.device} is not there: torch sees no such GPU. Use cpu.")
     vocabulary = tokenizer.vocabulary(config.tokenizer)
     arms = [RECOMMENDED, PRIOR, UNIFORM, *([] if job.is_baseline else [BEST])]
     found = cost(job, len(names), vocabulary, len(arms))

@@ -9,10 +9,11 @@ from typing import Any
 from mixopt.domains import Manifest
 from mixopt.errors import JobError
 from mixopt.job import Job, ObjectiveSection, ProxiesSection, unknown_domains
+from mixopt.laws import make
 from mixopt.mixture import Mixture
 from mixopt.runs import Objective, Proxy
 from mixopt.space import MixtureSpace
-from mixopt.study import Study
+from mixopt.study import Method, Study
 from proxies.sizes import Shape, batch_rows, eval_tokens, learning_rate, shape
 from proxies.tokens import TokenStore, check_lengths, supply_tokens, supply_wanted
 
@@ -33,7 +34,7 @@ class Setting:
 
 
 def setting(section: ProxiesSection, domains: int) -> Setting:
-    """Derive what the job does not say, for this many domains."""
+    """Derive what the job does not say, for this many domains. Raises JobError for less than one step."""
     form = shape(section.size)
     reasons = [f"{section.size}: {form.parameters:,} non-embedding parameters, rows of {form.sequence} tokens"]
     tokens, count = section.tokens, section.count
@@ -56,6 +57,8 @@ def setting(section: ProxiesSection, domains: int) -> Setting:
         derived = eval_tokens(tokens, domains, section.checkpoints, form.sequence)
         held_out = int(derived.value)
         reasons.append(derived.reason)
+    if tokens < batch * form.sequence:
+        raise JobError(f"proxies.tokens: {tokens:,} are less than one step ({batch} rows of {form.sequence} tokens).")
     return Setting(form, tokens, count, batch, rate, held_out, tuple(reasons))
 
 
@@ -142,3 +145,18 @@ def cost(job: Job, domains: int, vocabulary: int, arms: int) -> Mapping[str, Any
         "flops": runs * per_token * (chosen.tokens + evaluated / 3),
         "reasons": list(chosen.reasons),
     }
+
+
+def refuse_too_few(method: Method, count: int, domains: int) -> None:
+    """Raise JobError, before anything is trained, if the method's law could not be fitted to that many runs."""
+    needed = least_runs(method, domains)
+    if count < needed:
+        raise JobError(
+            f"proxies.count: {count} runs cannot determine the law over {domains} domains (needs at least {needed})."
+        )
+
+
+def least_runs(method: Method, domains: int) -> int:
+    """Good runs that the method's law needs; 0 for methods without one."""
+    law = getattr(method, "law", None)
+    return make(law).min_runs(domains) if law is not None else 0

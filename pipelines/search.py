@@ -20,7 +20,6 @@ from mixopt.domains import Manifest
 from mixopt.errors import JobError, RunFailed
 from mixopt.files import write_atomically
 from mixopt.job import Job
-from mixopt.laws import make
 from mixopt.mixture import Mixture
 from mixopt.progress import Progress
 from mixopt.runs import RunRecord, Swarm
@@ -32,12 +31,13 @@ from mixopt.yaml_text import dump_yaml, parse_yaml
 from pipelines.local_executor import LocalExecutor
 from pipelines.mlflow_tracker import make_tracker
 from pipelines.outbox import Question
-from pipelines.plan import make_study, repetition_notes, setting
+from pipelines.plan import least_runs, make_study, refuse_too_few, repetition_notes, setting
 from pipelines.prepare import prepare
 from pipelines.ray_executor import RayExecutor
-from proxies.train import Trainer
+from proxies.train import Trainer, available
 
 LOCK = "job.lock.yaml"
+WEAK = 0.5  # rank correlation below which a law is said to know little
 IDENTITY = ("name", "seed", "data", "target", "objective", "method", "proxies")  # what one run directory is about
 
 
@@ -52,7 +52,7 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
     method = job.make_method()
     manifest = prepare(job.data_config(folder), store, progress)
     study = make_study(job, manifest)
-    refuse_too_few(method, study)
+    refuse_too_few(method, study.count, len(study.space.names))
     locked = job.to_json() | {"derived": derived(study), "provenance": provenance(job, manifest)}
     write_atomically(out / LOCK, dump_yaml(locked))
     question = Question(
@@ -138,9 +138,20 @@ def conclude(
         "trajectories": [],
         "swarm": results.swarm(study),
         "cost": results.cost(runs, effort, 6.0 * target.parameters * target.tokens if target.parameters else None),
-        "notes": repetition_notes(job, study, manifest),
+        "notes": [*repetition_notes(job, study, manifest), *doubts(answer)],
         "provenance": provenance(job, manifest),
     }
+
+
+def doubts(answer: Recommendation) -> list[str]:
+    """A sentence where the law, tested out of fold, hardly ranks the runs."""
+    fit = answer.evidence.get("fit")
+    if fit is None or (fit["mean_loss"]["spearman"] or 0) >= WEAK:
+        return []
+    said = (
+        f"Out of fold the law hardly ranks the runs (Spearman {fit['mean_loss']['spearman'] or 0:.2f} of the objective)"
+    )
+    return [f"{said}: trust the validation, not the law; more or longer proxies would help."]
 
 
 def write(study: Study, manifest: Manifest, document: dict[str, Any], out: Path) -> None:
@@ -159,26 +170,18 @@ def make_executor(job: Job, manifest: Manifest) -> Executor:
     """The executor that the job names, around the trainer on this corpus."""
     compute = job.compute
     train = Trainer(manifest.root, compute.device)
+    if compute.executor == "local" and not available(compute.device):
+        raise JobError(f"compute.device: {compute.device} is not there: torch sees no such GPU. Use cpu.")
     if compute.executor == "ray":
         gpus = 1.0 if compute.device.startswith("cuda") else 0.0
         return RayExecutor(train, max(1, compute.workers), compute.stack, compute.address, gpus)
     return LocalExecutor(train, compute.workers, compute.stack)
 
 
-def refuse_too_few(method: Method, study: Study) -> None:
-    """Raise JobError, before anything is trained, if the method's law could not be fitted to that many runs."""
-    needed = least_runs(method, study)
-    if study.count < needed:
-        raise JobError(
-            f"proxies.count: {study.count} runs cannot determine the law over {len(study.space.names)} domains "
-            f"(needs at least {needed})."
-        )
-
-
 def refuse_too_many_failures(method: Method, study: Study) -> None:
     """Raise RunFailed if so many runs diverged that the method's law cannot be fitted to the others."""
     records, good = study.swarm.records, study.swarm.good.records
-    needed = least_runs(method, study)
+    needed = least_runs(method, len(study.space.names))
     if len(good) < needed:
         failed = next(record for record in records if record.error)
         raise RunFailed(
@@ -187,25 +190,28 @@ def refuse_too_many_failures(method: Method, study: Study) -> None:
         )
 
 
-def least_runs(method: Method, study: Study) -> int:
-    """Good runs that the method's law needs; 0 for methods without one."""
-    law = getattr(method, "law", None)
-    return make(law).min_runs(len(study.space.names)) if law is not None else 0
-
-
 def refuse_other_job(job: Job, out: Path) -> None:
     """Raise JobError if the run directory holds another question's results. More proxies or other machines are fine."""
-    try:
-        before = parse_yaml((out / LOCK).read_text(encoding="utf-8"), str(out / LOCK))
-    except FileNotFoundError:
+    if not (out / "results.json").exists():
         return
-    now = parse_yaml(dump_yaml(job.to_json()), "this job")
-    for body in (before, now):
-        body.get("proxies", {}).pop("count", None)
-    changed = [key for key in IDENTITY if before.get(key) != now.get(key)]
+    before = flat(parse_yaml((out / LOCK).read_text(encoding="utf-8"), str(out / LOCK)))
+    now = flat(parse_yaml(dump_yaml(job.to_json()), "this job"))
+    changed = [
+        f"{key} was {before.get(key)}, is {now.get(key)}"
+        for key in sorted(before | now)
+        if key.partition(".")[0] in IDENTITY and key != "proxies.count" and before.get(key) != now.get(key)
+    ]
     if changed:
-        said = "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed)
-        raise JobError(f"{out}: holds the results of another job ({said}). Choose another --out.")
+        raise JobError(f"{out}: holds the results of another job ({'; '.join(changed)}). Choose another --out.")
+
+
+def flat(body: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keyed by dotted paths."""
+    if not isinstance(body, dict):
+        return {path: body}
+    return {
+        key: value for name, inner in body.items() for key, value in flat(inner, f"{path}.{name}".lstrip(".")).items()
+    }
 
 
 def provenance(job: Job, manifest: Manifest) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,8 @@ def propose(request: Request, target: Target) -> dict[str, Any]:
         "effective_domains": best.mixture.effective_domains,
         "epochs": space.epochs(best.mixture),
         "kl_to_prior": finite(best.mixture.kl(space.prior_mixture)),
-        "notes": list(table.notes),
+        "distance_to_nearest_run": float(np.abs(X_RD - p_D).sum(1).min()),
+        "notes": [*table.notes, *beyond(best.predicted, objective, Y_RM)],
     }
 
 
@@ -114,16 +115,23 @@ def predict(request: Request, mixture: Path) -> dict[str, Any]:
     law = make(request.law).fit(table.X_RD, Y_RM)
     given = load_mixture(mixture)
     found = recommend(table.names, objective, table.X_RD, Y_RM, law, given.array(table.names))
-    nearest = float(np.abs(table.X_RD - given.array(table.names)).sum(1).min())
     return {
         "predicted": {
             "objective": found.predicted["objective"],
             "interval": list(found.interval) if found.interval else None,
             "metrics": {metric: found.predicted[metric] for metric in objective.metrics},
         },
-        "distance_to_nearest_run": nearest,
-        "notes": list(table.notes),
+        "distance_to_nearest_run": float(np.abs(table.X_RD - given.array(table.names)).sum(1).min()),
+        "notes": [*table.notes, *beyond(found.predicted, objective, Y_RM)],
     }
+
+
+def beyond(predicted: Mapping[str, float], objective: Objective, Y_RM: FloatArray) -> list[str]:
+    """A sentence on metrics that are predicted below or above everything that was seen."""
+    low_M, high_M = Y_RM.min(axis=0), Y_RM.max(axis=0)
+    seen = zip(objective.metrics, low_M, high_M, strict=True)
+    outside = [metric for metric, low, high in seen if not low <= predicted[metric] <= high]
+    return [f"Predicted outside of what any run gave, do not rely on it: {', '.join(outside)}."] if outside else []
 
 
 def optimum(law: Law, objective: Objective, space: MixtureSpace, target: Target) -> FloatArray:
@@ -157,7 +165,7 @@ def _columns(values: FloatArray, have: Sequence[str], wanted: Sequence[str], wha
     left = [name for name in have if name not in wanted]
     if what == "domain" and left:
         raise DataError(
-            f"domains {', '.join(left)} stand in one file only; every domain needs its column and its tokens."
+            f"domains {', '.join(left)} have a column in the ratios but no line in the domains; every domain needs both."
         )
     return values[:, [list(have).index(name) for name in wanted]]
 

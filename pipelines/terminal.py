@@ -68,7 +68,7 @@ class Terminal:
         self.lines(
             [
                 f"{runs}: {found['tokens']:,} tokens, {found['flops']:.3g} FLOPs,",
-                f"about {found['seconds'] / 60:.1f} minutes at {speed} ({found['note']}).",
+                f"about {_duration(found['seconds'])} at {speed} ({found['note']}).",
             ]
         )
 
@@ -81,13 +81,17 @@ class Terminal:
 
     def fit(self, found: Mapping[str, Any]) -> None:
         """How well a law fits, target by target, beside the own-proportion baseline."""
-        named = {**found["targets"], "mean of all": found["mean"], "mean loss": found["mean_loss"]}
+        summary = {"mean of all": found["mean"], "mean loss": found["mean_loss"]} if len(found["targets"]) > 1 else {}
+        named = {**found["targets"], **summary}
         own = found["own_proportion"]
+        columns = {"Spearman": "spearman", "MAE": "mae", "R2": "r2", "coverage of 90 %": "coverage90"}
+        if all(fit["coverage90"] is None for fit in named.values()):
+            del columns["coverage of 90 %"]
         rows = [
-            [name, *(_number(fit[key]) for key in ("spearman", "mae", "r2", "coverage90")), _number(own.get(name))]
+            [name, *(_number(fit[key]) for key in columns.values()), _number(own.get(name))]
             for name, fit in named.items()
         ]
-        self.table(["target", "Spearman", "MAE", "R2", "coverage of 90 %", "own proportion's Spearman"], rows)
+        self.table(["target", *columns, "own proportion's Spearman"], rows)
         self.lines(
             [f"{found['law']} on {found['runs']} runs in {found['fit_seconds']:.2f} s, measured {found['measured']}."]
         )
@@ -103,8 +107,14 @@ class Terminal:
         """A law's values at one mixture."""
         predicted = found["predicted"]
         self.table(["metric", "predicted"], [[name, _number(value)] for name, value in predicted["metrics"].items()])
-        low, high = predicted["interval"] or (None, None)
-        self.lines([f"objective {_number(predicted['objective'])}, 90 % interval {_number(low)} to {_number(high)}"])
+        if predicted["interval"]:
+            sure = "90 % interval {:.4f} to {:.4f}".format(*predicted["interval"])
+        else:
+            sure = "no interval: too few runs to leave some out"
+        self.lines([f"objective {_number(predicted['objective'])}, {sure}"])
+        if "prior" in predicted:
+            self.lines([f"the prior is predicted at {_number(predicted['prior'])}"])
+        self.lines([f"nearest run: {found['distance_to_nearest_run']:.3f} away (sum of absolute differences)"])
         self.lines(found["notes"])
 
 
@@ -118,3 +128,7 @@ def _is_number(cell: str) -> bool:
 
 def _plain(cell: str) -> str:
     return cell.replace("[", r"\[")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"

@@ -177,6 +177,11 @@ class _Stack:
         )
 
 
+def available(device: str) -> bool:
+    """Whether this machine can train on the device."""
+    return device == "cpu" or (torch.cuda.is_available() and int(device[5:] or 0) < torch.cuda.device_count())
+
+
 def machine(device: str) -> dict[str, str]:
     """What decides the last bits of a run's numbers beside its spec."""
     return {

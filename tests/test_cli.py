@@ -235,7 +235,7 @@ def test_too_many_diverged_runs_end_the_search(mixopt: Run, corpus_root: Path, t
 def test_a_directory_of_another_job_is_refused(mixopt: Run, corpus_root: Path, searched: Path) -> None:
     code, found, _ = mixopt("search", corpus_root / "small.yaml", "--set", "target.tokens=200_000", "--out", searched)
     assert code == 2
-    assert "holds the results of another job (target was" in found["error"]
+    assert "holds the results of another job (target.tokens was 300000, is 200000)" in found["error"]
 
 
 def test_too_short_a_domain_is_refused(mixopt: Run, corpus_root: Path, tmp_path: Path) -> None:

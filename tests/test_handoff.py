@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -82,11 +83,14 @@ def test_the_documented_keys_are_those_of_the_schema():
 
 
 def test_the_manifest_gives_shards_with_their_type_and_the_tokenizer(tmp_path):
-    plan = parse(body(manifest=manifest(tmp_path)))
+    own = parse(body(manifest=manifest(tmp_path)))
+    assert own["web"].sources.shards == ()  # ids of a vocabulary that only the proxies have
+    given = replace(manifest(tmp_path), tokenizer=Tokenizer("file", 4096, 0, "t1"))
+    plan = parse(body(manifest=given))
     assert plan["web"].sources.shards == (Shard(str(tmp_path / "web-0.u16"), 7_000),)
     assert plan["web"].sources.dtype == "uint16"
     assert plan["code"].sources.shards == ()
-    assert plan.tokenizer == {"id": "bpe", "revision": "t1", "vocab_size": 4096}
+    assert plan.tokenizer == {"id": "file", "revision": "t1", "vocab_size": 4096}
 
 
 def test_the_id_is_of_what_the_run_reads(tmp_path):

@@ -10,9 +10,11 @@ from scipy import stats
 
 from mixopt import results
 from mixopt.errors import RunFailed
+from mixopt.methods.regmix import RegMix
 from mixopt.mixture import Mixture
 from mixopt.progress import Silent
 from mixopt.search import Workshop
+from mixopt.space import MixtureSpace
 from mixopt.store import Store
 from mixopt.study import Study
 from mixopt.validate import PRIOR, RECOMMENDED, Interval, Validate, arms, verdict
@@ -66,20 +68,35 @@ def test_pairs_with_a_failed_run_are_left_out(toy_study: Study, toy: Toy, scratc
         check.paired(none)
 
 
+CLEAR, NOISE, WORSE = Interval(0.05, 0.02, 0.08), Interval(0.01, -0.02, 0.12), Interval(-0.05, -0.08, -0.02)
+
+
 @pytest.mark.parametrize(
-    ("gain", "best", "start"),
+    ("gain", "others", "start", "end"),
     [
         (
-            Interval(0.05, 0.02, 0.08),
-            None,
-            "Use this mixture: it saves 0.0500 bits per byte against the prior (95 % interval +0.0200 to +0.0800)",
+            CLEAR,
+            {},
+            "Use this mixture: it saves 0.0500 bits per byte against the prior (95 % interval +0.0200",
+            "0.0800).",
         ),
-        (Interval(0.05, -0.02, 0.12), None, "The gain is inside the noise"),
-        (Interval(-0.05, -0.08, -0.02), None, "Do not use this mixture"),
-        (Interval(0.05, 0.02, 0.08), Interval(-0.02, -0.03, -0.01), "Use this mixture"),
+        (NOISE, {"uniform": CLEAR}, "The gain is inside the noise: +0.0100", "beats the prior."),
+        (WORSE, {"uniform": CLEAR}, "Do not use this mixture: it costs 0.0500", "saved)."),
+        (CLEAR, {"uniform": CLEAR}, "Use this mixture", "0.0800)."),
+        (CLEAR, {"uniform": NOISE, "best": CLEAR}, "Use this mixture", "It is not shown to beat uniform."),
+        (CLEAR, {"uniform": WORSE}, "Do not use this mixture: it saves 0.0500", "but uniform saves more."),
     ],
 )
-def test_verdicts(gain: Interval, best: Interval | None, start: str) -> None:
-    said = verdict(gain, best)
+def test_verdicts(gain: Interval, others: dict[str, Interval], start: str, end: str) -> None:
+    said = verdict(gain, others)
     assert said.startswith(start)
-    assert ("better still" in said) == (best is not None)
+    assert said.endswith(end)
+
+
+def test_arms_are_mixtures_that_the_real_run_could_follow(toy_study: Study, toy: Toy, scratch: Path) -> None:
+    tight = replace(toy_study, space=MixtureSpace(toy_study.space.domains, 1000, max_epochs=1.3))
+    swarm = Workshop(LocalExecutor(toy), Store(scratch), Silent()).complete(tight, RegMix(), "proxies")
+    found = arms(swarm, tight.space.prior_mixture)
+    assert [arm for arm, mixture in found.items() if tight.space.violations(mixture)] == []
+    assert found["uniform"]["d"] == pytest.approx(0.13)
+    assert found[PRIOR] == tight.space.prior_mixture
