@@ -12,7 +12,7 @@ import inspect
 import re
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
 from itertools import zip_longest
 from pathlib import Path
 
@@ -50,18 +50,23 @@ def _part(name: str, texts: list[str]) -> Part:
 
 
 def _dependencies() -> dict[str, Distribution]:
-    """The dependencies of mixopt and theirs, sorted by name; those for other platforms are not installed."""
+    """The dependencies of mixopt and theirs, sorted by name; those for other platforms are not installed.
+
+    Looked for where numpy is and nowhere else: imported packages may add copies of others to the search path.
+    """
     found: dict[str, Distribution] = {}
-    asked = ["mixopt"]
+    try:
+        asked, where = ["mixopt"], [str(distribution("numpy").locate_file(""))]
+        own = {"mixopt": distribution("mixopt")}
+    except PackageNotFoundError:
+        asked, where, own = [], [], {}
     while asked:
         name = re.sub(r"[-_.]+", "-", asked.pop()).lower()
-        if name in found:
+        package = own.get(name) or next(iter(distributions(name=name, path=where)), None)
+        if name in found or package is None:
             continue
-        try:
-            found[name] = distribution(name)
-        except PackageNotFoundError:
-            continue
-        asked += [re.split(r"[^\w.-]", r)[0] for r in found[name].requires or () if not re.search(r"\bextra *==", r)]
+        found[name] = package
+        asked += [re.split(r"[^\w.-]", r)[0] for r in package.requires or () if not re.search(r"\bextra *==", r)]
     if "mixopt" not in found:
         raise DataError(
             "data.source: environment reads the packages mixopt depends on; install it (`pip install -e .`)."

@@ -71,3 +71,16 @@ def test_owners_take_turns_up_to_the_cap() -> None:
     chosen = environment._select(1400, owners)
     assert [text[0] for text in chosen] == ["a", "b", "a", "c"]
     assert environment._select(10**9, owners)[-1].startswith("a8")
+
+
+def test_what_else_is_on_the_search_path_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imported packages add vendored copies of others to sys.path; they are not part of this environment's text."""
+    before = {name: part.identity for name, part in environment.parts().items()}
+    info = tmp_path / "colorama-9.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: colorama\nVersion: 9.0\n\n" + "A vendored description. " * 50
+    )
+    (info / "RECORD").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert {name: part.identity for name, part in environment.parts().items()} == before
