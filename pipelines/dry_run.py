@@ -5,21 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mixopt.domains import Domain
 from mixopt.errors import JobError
 from mixopt.job import Job
 from mixopt.validate import BEST, PRIOR, RECOMMENDED, UNIFORM
 from pipelines import environment, readers, tokenizer
-from pipelines.plan import cost, refuse_too_few, setting
+from pipelines.plan import cost, make_space, refuse_too_few, setting
 from proxies.sizes import shape
 from proxies.train import available, tokens_per_second
 
 
 def dry_run(job: Job, folder: Path) -> dict[str, Any]:
-    """The resolved job, its runs, tokens, FLOPs and an estimate of its time from steps trained here and now."""
+    """The resolved job, its runs, tokens, FLOPs and an estimate of its time from steps trained here and now.
+
+    Raises what a search would for files that are not there, too few proxies, a missing GPU, and bounds that leave no
+    mixture where the job gives every domain's tokens.
+    """
     config = job.data_config(folder)
     if config.domains is not None:
         for name, source in config.domains.items():
             readers.parts(name, source)
+        known = tuple(Domain(name, source.tokens) for name, source in config.domains.items() if source.tokens)
+        if len(known) == len(config.domains):
+            make_space(job, known)
     names = list(config.domains) if config.domains is not None else list(environment.parts())
     refuse_too_few(job.make_method(), setting(job.proxies, len(names)).count, len(names))
     if not available(job.compute.device):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mixopt.domains import Manifest
+from mixopt.domains import Domain, Manifest
 from mixopt.errors import JobError
 from mixopt.job import Job, ObjectiveSection, ProxiesSection, unknown_domains
 from mixopt.laws import make
@@ -72,15 +72,6 @@ def make_study(job: Job, manifest: Manifest) -> Study:
         raise JobError("\n".join(problems))
     chosen = setting(job.proxies, len(manifest.domains))
     check_lengths(manifest, chosen.shape.sequence, chosen.batch)
-    target = job.target
-    space = MixtureSpace(
-        domains=manifest.domains,
-        target_tokens=target.tokens,
-        max_epochs=target.max_epochs,
-        prior=Mixture(target.prior) if target.prior is not None else None,
-        lower=target.lower,
-        upper=target.upper,
-    )
     proxy = Proxy(
         size=job.proxies.size,
         tokens=chosen.tokens,
@@ -92,7 +83,15 @@ def make_study(job: Job, manifest: Manifest) -> Study:
         supply=supply(job, manifest, chosen),
         data=manifest.fingerprint,
     )
+    space = make_space(job, manifest.domains)
     return Study(space, objective(job.objective, manifest.names), proxy, chosen.count, job.seed)
+
+
+def make_space(job: Job, domains: tuple[Domain, ...]) -> MixtureSpace:
+    """The mixtures that the real run may follow. Raises InfeasibleSpace if there is none."""
+    target = job.target
+    prior = Mixture(target.prior) if target.prior is not None else None
+    return MixtureSpace(domains, target.tokens, target.max_epochs, prior, target.lower, target.upper)
 
 
 def objective(section: ObjectiveSection, names: Sequence[str]) -> Objective:

@@ -186,6 +186,27 @@ def test_dry_run_has_no_side_effects(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("path: gamma.parquet", "path: delta.parquet"), "no file matches"),
+        (("count: 12", "count: 3"), "proxies.count: 3 runs cannot determine the law"),
+        (("compute: {workers: 0}", 'compute: {device: "cuda:99"}'), "compute.device: cuda:99 is not there"),
+        (('.gz"}', '.gz", tokens: 9}'), "no mixture is allowed"),
+    ],
+)
+def test_dry_run_refuses_what_a_search_would(
+    mixopt: Run, corpus_root: Path, change: tuple[str, str], sentence: str
+) -> None:
+    text = JOB.replace(*change)
+    assert text != JOB
+    if "tokens: 9" in text:  # caps are known before any text is read only if every domain gives its tokens
+        text = text.replace("no/*.txt}", "no/*.txt, tokens: 9}").replace("text: content}", "text: content, tokens: 9}")
+    code, found, _ = mixopt("search", write_job(corpus_root, text, "dry.yaml"), "--dry-run")
+    assert code == 2
+    assert sentence in found["error"]
+
+
 @pytest.mark.parametrize("command", ["methods", "laws", "doctor"])
 def test_lists(mixopt: Run, command: str) -> None:
     code, found, seen = mixopt(command)
