@@ -6,7 +6,8 @@
     ├── InfeasibleSpace   no mixture satisfies the bounds and the epoch caps            exit 2
     ├── SwarmError        too few good runs for the law, or runs it cannot use          exit 2
     ├── ExportError       a backend cannot express the recommendation                   exit 2
-    └── RunFailed         the machines, not the input: workers lost, proxies crashed    exit 3
+    ├── RunFailed         the machines, not the input: workers lost, proxies crashed    exit 3
+    └── DeviceLost        a GPU that no longer answers; its worker must end             exit 3
 
 A message says what, where, got, allowed, next step.
 """
@@ -45,6 +46,12 @@ class ExportError(MixoptError):
 
 class RunFailed(MixoptError):
     """The input is fine, but the runs could not be made."""
+
+    exit_code = 3
+
+
+class DeviceLost(MixoptError):
+    """A GPU no longer answers. Nothing in its process can use it again: the worker ends and another takes over."""
 
     exit_code = 3
 

@@ -110,6 +110,9 @@ class ProxiesSection(Section):
     batch: Positive | None = None
     checkpoints: Annotated[int, Field(ge=1, le=100)] = 4
     eval_tokens: Positive | None = None
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    precision: Literal["float32", "bfloat16"] | None = None
+    horizons: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(max_length=8)] = []
     match_repetition: bool = True
 
 
@@ -120,7 +123,8 @@ class ComputeSection(Section):
     workers: Annotated[int, Field(ge=0)] = Field(default_factory=lambda: os.cpu_count() or 1)
     address: str | None = None
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
-    stack: Positive = 1
+    stack: Positive | None = None
+    compile: bool | None = None
 
 
 class TrackingSection(Section):

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,8 +27,10 @@ class Proxy:
     `sequence` is tokens per row, `batch` rows per step, `warmup` and `cooldown` fractions of training with a rising
     and a falling learning rate, `checkpoints` how often the held-out loss is measured, `eval_tokens` the held-out
     tokens read per domain each time. `supply` is the number of unique tokens of each domain that a run may draw
-    (proxies repeat a domain as often as the real run would); `data` is the manifest's fingerprint. `version` changes
-    when the trainer's numbers do.
+    (proxies repeat a domain as often as the real run would); `data` is the manifest's fingerprint. `optimizer` is
+    "adamw" or "muon", `precision` that of matrix products, "float32" or "bfloat16". `horizons` are parts of the run at
+    which it is also measured as if it ended there, its learning rate fallen. `version` changes when the trainer's
+    numbers do.
     """
 
     size: str
@@ -43,7 +45,15 @@ class Proxy:
     warmup: float = 0.05
     cooldown: float = 0.5
     weight_decay: float = 0.1
-    version: int = 2
+    optimizer: str = "adamw"
+    precision: str = "float32"
+    horizons: tuple[float, ...] = ()
+    version: int = 3
+
+    @property
+    def shared(self) -> Proxy:
+        """What runs that train together have in common: all but learning rate and weight decay."""
+        return replace(self, learning_rate=0.0, weight_decay=0.0)
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,8 @@ class RunSpec:
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> RunSpec:
         """The spec that `to_json` described."""
-        return cls(policy_from_json(body["feed"]), Proxy(**body["proxy"]), body["seed"])
+        proxy = Proxy(**body["proxy"] | {"horizons": tuple(body["proxy"].get("horizons", ()))})
+        return cls(policy_from_json(body["feed"]), proxy, body["seed"])
 
 
 @dataclass(frozen=True)
@@ -84,14 +95,16 @@ class RunRecord:
     """What a run gave.
 
     `metrics` are the final values, keyed "bpb/code" (bits per byte of raw text) and "loss/code" (nats per token);
-    `trajectory` holds (tokens seen, metrics) at each checkpoint; `trace` the segments the run went through; `drawn`
-    and `unique` the realised training tokens by domain. `error` is empty for a good run. A run that `diverged` has
+    `trajectory` holds (tokens seen, metrics) at each checkpoint; `horizons` the same at each of the proxy's horizons,
+    where the learning rate had fallen; `trace` the segments the run went through; `drawn` and `unique` the realised
+    training tokens by domain. `error` is empty for a good run. A run that `diverged` has
     reached its end, badly; any other error may be gone the next time it is tried.
     """
 
     spec: RunSpec
     metrics: Mapping[str, float] = field(default_factory=dict)
     trajectory: tuple[tuple[int, Mapping[str, float]], ...] = ()
+    horizons: tuple[tuple[int, Mapping[str, float]], ...] = ()
     trace: tuple[Segment, ...] = ()
     drawn: Mapping[str, int] = field(default_factory=dict)
     unique: Mapping[str, int] = field(default_factory=dict)
@@ -113,6 +126,7 @@ class RunRecord:
             "spec": self.spec.to_json(),
             "metrics": dict(self.metrics),
             "trajectory": [[tokens, dict(metrics)] for tokens, metrics in self.trajectory],
+            "horizons": [[tokens, dict(metrics)] for tokens, metrics in self.horizons],
             "trace": [[dict(segment.mixture), segment.tokens] for segment in self.trace],
             "drawn": dict(self.drawn),
             "unique": dict(self.unique),
@@ -129,6 +143,7 @@ class RunRecord:
             spec=RunSpec.from_json(body["spec"]),
             metrics=body["metrics"],
             trajectory=tuple((tokens, metrics) for tokens, metrics in body["trajectory"]),
+            horizons=tuple((tokens, metrics) for tokens, metrics in body.get("horizons", ())),
             trace=tuple(Segment(Mixture(mixture), tokens) for mixture, tokens in body["trace"]),
             drawn=body["drawn"],
             unique=body["unique"],

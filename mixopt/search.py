@@ -5,13 +5,14 @@ Resume, retry and extension are this same code path: a killed search asks again 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from mixopt.errors import RunFailed
 from mixopt.progress import Progress
-from mixopt.runs import RunSpec
+from mixopt.runs import RunSpec, Swarm
 from mixopt.store import Store
 from mixopt.study import Executor, Method, Study, Tracker, Untracked
 
@@ -37,11 +38,19 @@ class Workshop:
         asked: list[RunSpec] = []
         while (wanted := _once(method.ask(study, np.random.default_rng([study.seed, 0])))) != asked:
             asked = wanted
-            missing = [spec for spec in asked if spec not in self.store]
-            if missing:
-                self._train(missing, len(asked), label)
-            study = replace(study, swarm=self.store.swarm(asked))
+            study = replace(study, swarm=self.make(asked, label))
         return study
+
+    def make(self, specs: Sequence[RunSpec], label: str) -> Swarm:
+        """The records of these runs, each once and in their order; what the store lacks is trained.
+
+        Raises RunFailed as `complete` does.
+        """
+        asked = _once(specs)
+        missing = [spec for spec in asked if spec not in self.store]
+        if missing:
+            self._train(missing, len(asked), label)
+        return self.store.swarm(asked)
 
     def _train(self, missing: list[RunSpec], asked: int, label: str) -> None:
         crashed = []
@@ -62,5 +71,5 @@ class Workshop:
             )
 
 
-def _once(specs: list[RunSpec]) -> list[RunSpec]:
+def _once(specs: Sequence[RunSpec]) -> list[RunSpec]:
     return list({spec.id: spec for spec in specs}.values())

@@ -127,6 +127,11 @@ class MixtureSpace:
         held_N, free_N = (np.where(side, p_ND, 0.0).sum(-1, keepdims=True) for side in (~free, free))
         return np.where(free, p_ND * (1 - held_N) / np.maximum(free_N, 1e-300), p_ND)
 
+    def nearest(self, w_D: FloatArray) -> Mixture:
+        """The mixture of these proportions [D] where it is allowed, else its projection."""
+        mixture = Mixture.from_array(self.names, w_D)
+        return mixture if not self.violations(mixture) else Mixture.from_array(self.names, self.project(w_D))
+
     def dirichlet(self, count: int, rng: np.random.Generator) -> FloatArray:
         """Draw `count` mixtures [N, D] around the tempered prior; a larger count only adds to the end.
 

@@ -81,12 +81,8 @@ def arms(study: Study, recommended: Mixture) -> dict[str, Mixture]:
     no alternative.
     """
     space = study.space
-    near = {PRIOR: space.prior_D, UNIFORM: np.full(len(space.names), 1 / len(space.names))}
-    found = {RECOMMENDED: recommended}
-    for arm, w_D in near.items():
-        mixture = Mixture.from_array(space.names, w_D)
-        allowed = mixture if not space.violations(mixture) else Mixture.from_array(space.names, space.project(w_D))
-        found[arm] = allowed
+    uniform_D = np.full(len(space.names), 1 / len(space.names))
+    found = {RECOMMENDED: recommended, PRIOR: space.nearest(space.prior_D), UNIFORM: space.nearest(uniform_D)}
     good = [record for record in study.swarm.good.records if not space.violations(record.mixture)]
     if good:
         found[BEST] = min(good, key=lambda record: study.objective.value(record.metrics)).mixture

@@ -221,7 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; errors that are meant for the user become a sentence and an exit code."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    importlib.import_module("pipelines.cli_tables")  # registers its commands
+    for module in ("cli_tables", "cli_proxies"):
+        importlib.import_module(f"pipelines.{module}")  # registers its commands
     try:
         code = app(args=argv, standalone_mode=False, prog_name="mixopt")
         sys.exit(code if isinstance(code, int) else 0)

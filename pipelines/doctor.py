@@ -50,6 +50,16 @@ def _machine() -> Iterator[dict[str, Any]]:
         yield _finding(
             "GPU", name, "compute.device: cuda uses it" if torch.cuda.is_available() else "proxies train on the CPU"
         )
+        from proxies.program import PRECISIONS, can_compile, multiply_rate
+
+        able = can_compile("cpu")
+        note = "" if able else "long searches train 1.5 times as fast with a C++ compiler (g++ or clang++)"
+        yield _finding("C++ compiler", "there" if able else "none", note)
+        rates = {name: multiply_rate(dtype) / 1e9 for name, dtype in PRECISIONS.items()}
+        best = max(rates, key=lambda name: rates[name])
+        found = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
+        advice = "" if best == "float32" else "proxies.precision: bfloat16 may pay from 4m proxies on"
+        yield _finding("GFLOP/s of a core", found, advice)
 
 
 def _version(package: str) -> str | None:

@@ -9,7 +9,8 @@ from mixopt.domains import Domain
 from mixopt.errors import JobError
 from mixopt.job import Job
 from mixopt.validate import BEST, PRIOR, RECOMMENDED, UNIFORM
-from pipelines import environment, readers, tokenizer
+from pipelines import environment, readers, tokenizer, tuned
+from pipelines.compute import compiled, refuse_too_large
 from pipelines.plan import cost, make_space, refuse_too_few, setting
 from proxies.sizes import shape
 from proxies.train import available, tokens_per_second
@@ -29,18 +30,23 @@ def dry_run(job: Job, folder: Path) -> dict[str, Any]:
         if len(known) == len(config.domains):
             make_space(job, known)
     names = list(config.domains) if config.domains is not None else list(environment.parts())
-    refuse_too_few(job.make_method(), setting(job.proxies, len(names)).count, len(names))
+    refuse_too_few(job.make_method(), setting(job, len(names)).count, len(names))
     if not available(job.compute.device):
         raise JobError(f"compute.device: {job.compute.device} is not there: torch sees no such GPU. Use cpu.")
     vocabulary = tokenizer.vocabulary(config.tokenizer)
     arms = [RECOMMENDED, PRIOR, UNIFORM, *([] if job.is_baseline else [BEST])]
-    found = cost(job, len(names), vocabulary, len(arms))
-    speed = tokens_per_second(job.proxies.size, vocabulary)
+    rate = tuned.find(job, job.store_path(folder), names, vocabulary)
+    found = cost(job, len(names), vocabulary, len(arms), rate)
+    chosen = setting(job, len(names), rate)
+    refuse_too_large(job, chosen, vocabulary)
+    compiles = compiled(job, len(names), vocabulary)
+    speed = tokens_per_second(job.proxies.size, vocabulary, chosen.batch, bool(compiles.value))
     flops_per_second = speed * shape(job.proxies.size).flops(vocabulary) * max(1, job.compute.workers)
     return {
         "job": job.to_json(),
         "domains": names,
         **found,
+        "reasons": [*found["reasons"], compiles.reason],
         "tokens_per_second": speed,
         "seconds": found["flops"] / flops_per_second,
         "note": "on CPU workers as fast as this process; preparing text and starting workers come on top",

@@ -11,14 +11,19 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import groupby
 
-from mixopt.errors import RunFailed
+from mixopt.errors import DeviceLost, RunFailed
 from mixopt.runs import RunRecord, RunSpec
 from mixopt.study import Train
 
 ATTEMPTS = 5  # how often a run may lose its worker before the search gives up
 IN_FLIGHT = 2  # stacks handed out per worker: one training, one waiting
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # a busy neighbour must not cost a spinning core
+ONE_THREAD = {  # a busy neighbour must not cost a spinning core; compiling needs no processes of its own
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -68,20 +73,26 @@ class LocalExecutor:
 
 
 def attempt(train: Train, specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
-    """A record for each spec, also when the trainer raises: then a crashed one with the traceback."""
+    """A record for each spec, also when the trainer raises: then a crashed one with the traceback.
+
+    Raises DeviceLost: the runs are not at fault, and this process can make none of them.
+    """
     left = {spec.id: spec for spec in specs}
     try:
         for record in train(specs):
             del left[record.spec.id]
             yield record
+    except DeviceLost:
+        raise
     except Exception:  # noqa: BLE001 - the one place where a program's own exception becomes a failed record
         for spec in left.values():
             yield RunRecord(spec, error=traceback.format_exc())
 
 
 def chunks(specs: Sequence[RunSpec], size: int) -> list[list[RunSpec]]:
-    """Consecutive groups of at most `size` specs."""
-    return [list(specs[i : i + size]) for i in range(0, len(specs), size)]
+    """Consecutive groups of at most `size` specs whose proxies can train together."""
+    alike = [list(group) for _, group in groupby(specs, key=lambda spec: spec.proxy.shared)]
+    return [group[i : i + size] for group in alike for i in range(0, len(group), size)]
 
 
 def count_losses(losses: Counter[str], lost: Sequence[Sequence[RunSpec]]) -> None:
@@ -95,8 +106,16 @@ def count_losses(losses: Counter[str], lost: Sequence[Sequence[RunSpec]]) -> Non
             )
 
 
+def or_end(records: Iterator[RunRecord]) -> Iterator[RunRecord]:
+    """These records; a worker whose GPU is lost ends, so that another one takes over what it had not finished."""
+    try:
+        yield from records
+    except DeviceLost:
+        os._exit(1)
+
+
 def _work(train: Train, specs: list[RunSpec]) -> list[RunRecord]:
-    return list(attempt(train, specs))
+    return list(or_end(attempt(train, specs)))
 
 
 def _settle() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 from mixopt.domains import Domain, Manifest
 from mixopt.errors import JobError
-from mixopt.job import Job, ObjectiveSection, ProxiesSection, unknown_domains
+from mixopt.job import Job, ObjectiveSection, unknown_domains
 from mixopt.laws import make
 from mixopt.mixture import Mixture
 from mixopt.runs import Objective, Proxy
 from mixopt.space import MixtureSpace
 from mixopt.study import Method, Study
-from proxies.sizes import Shape, batch_rows, eval_tokens, learning_rate, shape
+from proxies.sizes import Derived, Shape, batch_rows, eval_tokens, learning_rate, shape
 from proxies.tokens import TokenStore, check_lengths, supply_tokens, supply_wanted
 
 LEAST_COUNT = 32
@@ -30,12 +30,16 @@ class Setting:
     batch: int
     learning_rate: float
     eval_tokens: int
+    precision: str
     reasons: tuple[str, ...]
 
 
-def setting(section: ProxiesSection, domains: int) -> Setting:
-    """Derive what the job does not say, for this many domains. Raises JobError for less than one step."""
-    form = shape(section.size)
+def setting(job: Job, domains: int, tuned: Derived | None = None) -> Setting:
+    """Derive what the job does not say, for this many domains; `tuned` is a learning rate that was swept.
+
+    Raises JobError for less than one step, and for horizons that are not a step long.
+    """
+    section, form = job.proxies, shape(job.proxies.size)
     reasons = [f"{section.size}: {form.parameters:,} non-embedding parameters, rows of {form.sequence} tokens"]
     tokens, count = section.tokens, section.count
     if tokens is None:
@@ -50,19 +54,23 @@ def setting(section: ProxiesSection, domains: int) -> Setting:
         batch = int(derived.value)
         reasons.append(derived.reason)
     if rate is None:
-        derived = learning_rate(form.parameters, tokens)
+        derived = tuned or learning_rate(form.parameters, tokens)
         rate = derived.value
         reasons.append(derived.reason)
     if held_out is None:
         derived = eval_tokens(tokens, domains, section.checkpoints, form.sequence)
         held_out = int(derived.value)
         reasons.append(derived.reason)
+    precision = section.precision
+    if precision is None:
+        precision = "float32" if job.compute.device == "cpu" else "bfloat16"
+        reasons.append(f"matrix products in {precision}: compute.device is {job.compute.device}")
     if tokens < batch * form.sequence:
         raise JobError(f"proxies.tokens: {tokens:,} are less than one step ({batch} rows of {form.sequence} tokens).")
-    return Setting(form, tokens, count, batch, rate, held_out, tuple(reasons))
+    return Setting(form, tokens, count, batch, rate, held_out, precision, tuple(reasons))
 
 
-def make_study(job: Job, manifest: Manifest) -> Study:
+def make_study(job: Job, manifest: Manifest, tuned: Derived | None = None) -> Study:
     """The question that a job asks about a prepared corpus.
 
     Raises JobError, DataError or InfeasibleSpace for what only shows once the text is there.
@@ -70,9 +78,15 @@ def make_study(job: Job, manifest: Manifest) -> Study:
     problems = list(unknown_domains(job, manifest.names))
     if problems:
         raise JobError("\n".join(problems))
-    chosen = setting(job.proxies, len(manifest.domains))
+    chosen = setting(job, len(manifest.domains), tuned)
+    proxy, space = make_proxy(job, manifest, chosen), make_space(job, manifest.domains)
+    return Study(space, objective(job.objective, manifest.names), proxy, chosen.count, job.seed)
+
+
+def make_proxy(job: Job, manifest: Manifest, chosen: Setting) -> Proxy:
+    """All that decides a run beside mixture and seed. Raises DataError for too little text."""
     check_lengths(manifest, chosen.shape.sequence, chosen.batch)
-    proxy = Proxy(
+    return Proxy(
         size=job.proxies.size,
         tokens=chosen.tokens,
         sequence=chosen.shape.sequence,
@@ -82,9 +96,10 @@ def make_study(job: Job, manifest: Manifest) -> Study:
         eval_tokens=chosen.eval_tokens,
         supply=supply(job, manifest, chosen),
         data=manifest.fingerprint,
+        optimizer=job.proxies.optimizer,
+        precision=chosen.precision,
+        horizons=tuple(job.proxies.horizons),
     )
-    space = make_space(job, manifest.domains)
-    return Study(space, objective(job.objective, manifest.names), proxy, chosen.count, job.seed)
 
 
 def make_space(job: Job, domains: tuple[Domain, ...]) -> MixtureSpace:
@@ -130,9 +145,9 @@ def repetition_notes(job: Job, study: Study, manifest: Manifest) -> list[str]:
     return notes
 
 
-def cost(job: Job, domains: int, vocabulary: int, arms: int) -> Mapping[str, Any]:
+def cost(job: Job, domains: int, vocabulary: int, arms: int, tuned: Derived | None = None) -> Mapping[str, Any]:
     """What a search will train, before any text is read: runs, tokens and FLOPs."""
-    chosen = setting(job.proxies, domains)
+    chosen = setting(job, domains, tuned)
     count = 0 if job.is_baseline else chosen.count
     runs = count + arms * job.validation.seeds
     per_token = chosen.shape.flops(vocabulary)

@@ -18,7 +18,7 @@ from typing import Any
 from mixopt.errors import JobError, RunFailed
 from mixopt.runs import RunRecord, RunSpec
 from mixopt.study import Train
-from pipelines.local_executor import attempt, chunks, count_losses
+from pipelines.local_executor import ONE_THREAD, attempt, chunks, count_losses, or_end
 
 STORE_BYTES = 1 << 28  # Ray's object store holds records only
 CHUNKS_PER_WORKER = 4  # small enough that all workers end at about the same time
@@ -67,8 +67,9 @@ class RayExecutor:
 
 
 def _train_chunk(train: Train, specs: list[RunSpec], stack: int) -> Iterator[RunRecord]:
+    os.environ.update(ONE_THREAD)
     for chunk in chunks(specs, stack):
-        yield from attempt(train, chunk)
+        yield from or_end(attempt(train, chunk))
 
 
 @contextlib.contextmanager

@@ -25,16 +25,16 @@ from mixopt.progress import Progress
 from mixopt.runs import RunRecord, Swarm
 from mixopt.search import Workshop
 from mixopt.store import Store
-from mixopt.study import Executor, Method, Recommendation, Study
+from mixopt.study import Method, Recommendation, Study
 from mixopt.validate import Validate, arms
 from mixopt.yaml_text import dump_yaml, parse_yaml
-from pipelines.local_executor import LocalExecutor
+from pipelines import tuned
+from pipelines.compute import make_executor
 from pipelines.mlflow_tracker import make_tracker
 from pipelines.outbox import Question
 from pipelines.plan import least_runs, make_study, refuse_too_few, repetition_notes, setting
 from pipelines.prepare import prepare
-from pipelines.ray_executor import RayExecutor
-from proxies.train import Trainer, available
+from proxies.sizes import Derived
 
 LOCK = "job.lock.yaml"
 WEAK = 0.5  # rank correlation below which a law is said to know little
@@ -51,7 +51,8 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
     refuse_other_job(job, out)
     method = job.make_method()
     manifest = prepare(job.data_config(folder), store, progress)
-    study = make_study(job, manifest)
+    rate = tuned.find(job, store, manifest.names, manifest.tokenizer.vocabulary)
+    study = make_study(job, manifest, rate)
     refuse_too_few(method, study.count, len(study.space.names))
     locked = job.to_json() | {"derived": derived(study), "provenance": provenance(job, manifest)}
     write_atomically(out / LOCK, dump_yaml(locked))
@@ -71,7 +72,7 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
         effort = results.Effort(
             len(shop.trained), len({r.spec.id for r in runs} - shop.trained), time.perf_counter() - began
         )
-        document = conclude(job, study, manifest, answer, effort, runs)
+        document = conclude(job, study, manifest, answer, effort, runs, rate)
         if check is not None:
             document |= validated(checked, check, document["notes"])
         write(study, manifest, document, out)
@@ -109,9 +110,10 @@ def conclude(
     answer: Recommendation,
     effort: results.Effort,
     runs: Sequence[RunRecord],
+    rate: Derived | None,
 ) -> dict[str, Any]:
     """The results document, before validation."""
-    chosen = setting(job.proxies, len(manifest.domains))
+    chosen = setting(job, len(manifest.domains), rate)
     target = job.target
     return {
         "schema": results.SCHEMA,
@@ -138,7 +140,7 @@ def conclude(
         "trajectories": [],
         "swarm": results.swarm(study),
         "cost": results.cost(runs, effort, 6.0 * target.parameters * target.tokens if target.parameters else None),
-        "notes": [*repetition_notes(job, study, manifest), *doubts(answer)],
+        "notes": [*repetition_notes(job, study, manifest), *doubts(answer), *reduced(runs)],
         "provenance": provenance(job, manifest),
     }
 
@@ -154,6 +156,12 @@ def doubts(answer: Recommendation) -> list[str]:
     return [f"{said}: trust the validation, not the law; more or longer proxies would help."]
 
 
+def reduced(runs: Sequence[RunRecord]) -> list[str]:
+    """A sentence where a device's memory held fewer runs at once than were meant to train together."""
+    found = sorted({said for record in runs if "asked" in (said := record.machine.get("stack", ""))})
+    return [f"Stacks were smaller than planned: {', '.join(found)}."] if found else []
+
+
 def write(study: Study, manifest: Manifest, document: dict[str, Any], out: Path) -> None:
     """All files of the run directory but the lock, each complete or not there."""
     write_atomically(out / "results.json", json.dumps(document, indent=1, allow_nan=False))
@@ -164,18 +172,6 @@ def write(study: Study, manifest: Manifest, document: dict[str, Any], out: Path)
     if study.swarm.good.records:
         tables.write_swarm(study.swarm.good, study.space.names, study.objective.metrics, out)
     report.write(document, out)
-
-
-def make_executor(job: Job, manifest: Manifest) -> Executor:
-    """The executor that the job names, around the trainer on this corpus."""
-    compute = job.compute
-    train = Trainer(manifest.root, compute.device)
-    if compute.executor == "local" and not available(compute.device):
-        raise JobError(f"compute.device: {compute.device} is not there: torch sees no such GPU. Use cpu.")
-    if compute.executor == "ray":
-        gpus = 1.0 if compute.device.startswith("cuda") else 0.0
-        return RayExecutor(train, max(1, compute.workers), compute.stack, compute.address, gpus)
-    return LocalExecutor(train, compute.workers, compute.stack)
 
 
 def refuse_too_many_failures(method: Method, study: Study) -> None:

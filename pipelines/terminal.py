@@ -117,6 +117,54 @@ class Terminal:
         self.lines([f"nearest run: {found['distance_to_nearest_run']:.3f} away (sum of absolute differences)"])
         self.lines(found["notes"])
 
+    def ranks(self, found: Mapping[str, Any]) -> None:
+        """How two settings of the proxies rank the same mixtures, beside two seeds of one; what it means comes last."""
+        compared = {"with the other": found["agreement"], "with another seed": found["noise"]}
+        columns = {name: body for name, body in compared.items() if body}
+        domains = next(iter(columns.values()))["metrics"]
+        rows = [["objective", *(_number(body["spearman"]) for body in columns.values())]]
+        rows += [[key, *(_number(body["metrics"][key]) for body in columns.values())] for key in domains]
+        rows += [
+            [what, *(_number(body[key]) for body in columns.values())]
+            for what, key in (("least of the domains", "metrics_min"), ("median of the domains", "metrics_median"))
+        ]
+        self.table(["Spearman's rank correlation", *columns], rows)
+        rows = [["pairs in the same order", *(_number(body["pairwise"]) for body in columns.values())]]
+        for k in columns[next(iter(columns))]["regret"]:
+            what = "its best mixture" if k == "1" else f"the best of its first {k}"
+            rows.append([f"{what}: BPB above the best", *(_number(body["regret"][k]) for body in columns.values())])
+        rows.append(["worst mixture: BPB above the best", *(_number(body["spread"]) for body in columns.values())])
+        self.table(["the job's proxies", *columns], rows)
+        self.lines([_setting("the job's", found["own"])])
+        self.lines([_setting("the other", found["other"])] if found["other"] else [])
+        left = f" ({found['left_out']} left out: a run diverged)" if found["left_out"] else ""
+        self.lines([f"{found['mixtures']} mixtures{left}; {_made(found)}", *found["notes"], found["verdict"]])
+
+    def tuned(self, found: Mapping[str, Any]) -> None:
+        """A sweep of the learning rate: every rate, then the one that was chosen."""
+        seeds = [f"seed {seed}" for seed in found["seeds"]]
+        rows = [
+            [f"{row['learning_rate']:.3g}", *(_loss(loss) for loss in row["losses"]), _loss(row["mean"])]
+            for row in found["rates"]
+        ]
+        self.table(["learning rate", *seeds, "objective"], rows)
+        kept = f"{found['reason']}; without it {found['derived_learning_rate']:.3g} would be derived."
+        self.lines([_made(found), f"Kept in {found['file']}", *found["notes"], kept])
+
+
+def _setting(whose: str, side: Mapping[str, Any]) -> str:
+    numbers = f"batch {side['batch']}, learning rate {side['learning_rate']:.3g}, vocabulary {side['vocabulary']:,}"
+    return f"{whose} proxies: {side['size']}, {side['tokens']:,} tokens, {numbers}"
+
+
+def _made(found: Mapping[str, Any]) -> str:
+    trained, reused = found["proxies_trained"], found["proxies_reused"]
+    return f"{trained} runs trained, {reused} found in the store, {found['seconds']:.0f} s."
+
+
+def _loss(value: float | None) -> str:
+    return "diverged" if value is None else f"{value:.4f}"
+
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"

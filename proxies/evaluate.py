@@ -1,6 +1,6 @@
 """Held-out losses of a stack of proxies, by domain, in nats per token and bits per byte.
 
-Shapes: K stack, D domains, N rows, S sequence.
+Shapes: K stack, Q merged models, P parameters of one model, D domains, N rows, S sequence.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from mixopt.domains import Domain, Split
-from proxies.model import Params, token_losses
-from proxies.sizes import Shape
+from proxies.program import Program
 from proxies.tokens import TokenStore
 
-ROWS_AT_ONCE = 32
+TOKENS_AT_ONCE = 4096  # of each member
 
 
 class HeldOut:
@@ -34,16 +33,23 @@ class HeldOut:
         """Tokens predicted in one evaluation."""
         return self.rows.shape[0] * (self.rows.shape[1] - 1)
 
-    @torch.no_grad()
-    def losses_KD(self, params: Params, shape: Shape) -> Tensor:
-        """Mean loss in nats per token [K, D]."""
-        members = params["embed"].shape[0]
+    def losses_KD(self, program: Program, weights: Tensor) -> Tensor:
+        """Mean loss in nats per token [K, D] of the models [K, P]."""
+        at_once = max(1, TOKENS_AT_ONCE // (self.rows.shape[1] - 1))
         parts = []
-        for rows in self.rows.split(ROWS_AT_ONCE):
-            losses = token_losses(params, shape, rows.expand(members, -1, -1))
+        for rows in self.rows.split(at_once):
+            losses = program.token_losses(weights, rows.expand(len(weights), -1, -1))
             parts.append(losses.mean(-1))
         by_row = torch.cat(parts, dim=1).double()
         return torch.stack([part.mean(-1) for part in by_row.split(self.sizes, dim=1)], dim=1)
+
+    def merged_QD(self, program: Program, weights: Tensor, shares_QK: Tensor, at_once: int = 16) -> Tensor:
+        """Mean loss in nats per token [Q, D] of weighted averages of the models [K, P], `at_once` of them in memory.
+
+        Averages of models that share their initialisation and have not drifted far apart are models of their own.
+        Source: Wortsman et al. 2022 (arXiv:2203.05482).
+        """
+        return torch.cat([self.losses_KD(program, some @ weights) for some in shares_QK.to(weights).split(at_once)])
 
     def metrics(self, losses_D: Sequence[float]) -> dict[str, float]:
         """Both units of one model's losses: "loss/code" in nats per token, "bpb/code" in bits per byte."""

@@ -61,6 +61,18 @@ def shape(size: str) -> Shape:
     return SIZES[size]
 
 
+def member_bytes(form: Shape, vocabulary: int, rows: int, precision: str = "float32") -> int:
+    """Memory that one proxy takes while it trains: parameters, moments, gradients, and a step's activations.
+
+    An estimate: activations are counted for the decoder of `model.py` as 16 d + 4 h numbers per token and layer, half as
+    many again for what a step holds in passing.
+    """
+    parameters = form.parameters + 2 * form.width * vocabulary
+    numbers = form.layers * (16 * form.width + 4 * form.hidden) + 6 * form.width
+    wide = 4 if precision == "float32" else 3
+    return 24 * parameters + rows * form.sequence * numbers * wide * 3 // 2
+
+
 def learning_rate(parameters: int, tokens: int) -> Derived:
     """Peak learning rate.
 

@@ -1,18 +1,22 @@
-"""THE training loop: a stack of run specifications becomes run records.
+"""THE training loop: run specifications become run records.
 
-Members of a stack share shape, budget and schedule; each has its own policy, seed and data. A member whose loss is
-no longer finite becomes a failed record; its arithmetic never meets that of its stack mates.
+Up to K runs train together in the slots of a stack. They share shape, length and precision; each has its own policy,
+seed, data, learning rate and weight decay, and is at a step of its own: a run that ends leaves its slot to the next one in
+the queue, without anything being compiled again. A member whose loss is no longer finite becomes a failed record; its
+arithmetic never meets that of its mates.
 
-Shapes: K stack, D domains, T steps, B batch rows, S sequence.
+Shapes: K stack, D domains, T steps, B batch rows, S sequence, P parameters of one model.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import platform
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,159 +25,246 @@ import torch
 from torch import Tensor
 
 from mixopt.domains import Manifest
-from mixopt.errors import DataError, RunFailed
-from mixopt.mixture import FloatArray, Segment
-from mixopt.policy import Feedback
+from mixopt.errors import DataError, DeviceLost, RunFailed
+from mixopt.mixture import FloatArray
 from mixopt.runs import Cost, Proxy, RunRecord, RunSpec
+from proxies import checkpoint
 from proxies.evaluate import HeldOut
-from proxies.model import init, stack, token_losses
-from proxies.sizes import Shape, shape
-from proxies.tokens import IntArray, Sampler, TokenStore
+from proxies.members import Course, Member
+from proxies.optim import Horizon, State, pace
+from proxies.parameters import Layout, init
+from proxies.program import program
+from proxies.resident import placed
+from proxies.sizes import member_bytes, shape
+from proxies.tokens import Sampler, TokenStore
 
-CHUNK = 64  # steps whose rows are gathered at once
-BETAS = (0.9, 0.95)
+MEMORY_SHARE = 0.8  # of a device's memory that a stack plans with; rows and the libraries' own take the rest
+CHUNK = 64  # steps whose rows are gathered at once, at most
 SIGNALS = frozenset({"valid"})
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """Trains stacks on the corpus prepared in `data`. A value that worker processes can be handed."""
+    """Trains stacks on the corpus prepared in `data`. A value that worker processes can be handed.
+
+    At most `slots` runs train at a time (all of them unless given), fewer where the device's memory holds no more.
+    With a folder `partial`, unfinished runs are kept there every `every` seconds, and go on from there.
+    """
 
     data: Path
     device: str = "cpu"
+    slots: int | None = None
+    compiled: bool = False
+    partial: Path | None = None
+    every: float = 60.0
 
     def __call__(self, specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
-        """Train these specs together; they must share the proxy. Yields a record for each as it ends."""
-        run = _Stack(Manifest.load(self.data), specs, self.device)
-        yield from run.train()
+        """Train these specs, which must be stackable. Yields a record for each as it ends.
 
-
-@dataclass
-class _Member:
-    """One run of a stack: where its policy stands and what it has drawn."""
-
-    spec: RunSpec
-    sampler: Sampler
-    state: Any
-    segment: Segment
-    until: int  # step at which the segment ends
-    drawn_D: IntArray
-    trace: list[Segment] = field(default_factory=list)
-    trajectory: list[tuple[int, dict[str, float]]] = field(default_factory=list)
-    error: str = ""
+        Raises RunFailed for specs that cannot share a stack, DataError for other data, DeviceLost for a dead GPU.
+        """
+        left, asked = list(specs), min(len(specs), self.slots or len(specs))
+        manifest, proxy = Manifest.load(self.data), specs[0].proxy
+        each = member_bytes(shape(proxy.size), manifest.tokenizer.vocabulary, proxy.batch, proxy.precision)
+        slots = min(asked, max(1, int(MEMORY_SHARE * memory(self.device)) // each))
+        while left:
+            try:
+                for record in _Stack(manifest, left, slots, self).train():
+                    left.remove(record.spec)
+                    stacked = str(slots) if slots == asked else f"{slots} of {asked} asked for: memory"
+                    yield replace(record, machine={**record.machine, "stack": stacked})
+            except torch.OutOfMemoryError:
+                if slots == 1:
+                    raise
+                slots = math.ceil(slots / 2)  # what was kept in `partial` goes on
+                torch.cuda.empty_cache()
+            except torch.AcceleratorError as e:
+                raise DeviceLost(f"{self.device} is gone: {e}") from e
 
 
 class _Stack:
-    def __init__(self, manifest: Manifest, specs: Sequence[RunSpec], device: str) -> None:
+    def __init__(self, manifest: Manifest, specs: Sequence[RunSpec], slots: int, trainer: Trainer) -> None:
         self.proxy = _shared_proxy(specs, manifest)
-        self.manifest, self.device = manifest, device
-        self.shape = shape(self.proxy.size)
-        self.step_tokens = self.proxy.batch * self.proxy.sequence
-        self.steps = math.ceil(self.proxy.tokens / self.step_tokens)
+        self.manifest, self.trainer, self.queue = manifest, trainer, deque(specs)
+        step_tokens = self.proxy.batch * self.proxy.sequence
+        steps = math.ceil(self.proxy.tokens / step_tokens)
+        count = self.proxy.checkpoints
+        marks = frozenset(round((i + 1) * steps / count) for i in range(count))
+        self.course = Course(manifest.names, steps, step_tokens, marks)
+        self.horizon = Horizon(steps, self.proxy.warmup * steps, self.proxy.cooldown)
+        self.branches = {h.turn: h for h in (self._shorter(part) for part in self.proxy.horizons)}
         self.store = TokenStore(manifest, self.proxy.sequence)
-        self.held_out = HeldOut(self.store, self.proxy.eval_tokens, device)
-        vocabulary = manifest.tokenizer.vocabulary
-        models = [init(self.shape, vocabulary, spec.seed) for spec in specs]
-        self.params = {name: p.to(device).requires_grad_() for name, p in stack(models).items()}
-        self.optimizer = _optimizer(self.params, self.proxy)
-        self.members = [self._enter(spec) for spec in specs]
-        self.marks = {round((i + 1) * self.steps / self.proxy.checkpoints) for i in range(self.proxy.checkpoints)}
+        self.rows = placed(self.store, trainer.device)
+        self.held_out = HeldOut(self.store, self.proxy.eval_tokens, trainer.device)
+        self.layout = Layout(shape(self.proxy.size), manifest.tokenizer.vocabulary)
+        self.program = program(self.proxy, self.layout.vocabulary, trainer.compiled)
+        self.state = State(*(torch.zeros(slots, self.layout.total, device=trainer.device) for _ in State._fields))
+        self.members: list[Member | None] = [None] * slots
+        self.chunk = CHUNK
 
     def train(self) -> Iterator[RunRecord]:
-        """Every step of every member; records at the end."""
-        began, step = time.perf_counter(), 0
-        while step < self.steps:
-            ends = [m.until for m in self.members] + [mark for mark in self.marks if mark > step]
-            until = min(step + CHUNK, *ends)
-            rows = self._gather(step, until - step)
-            for t in range(until - step):
-                self._update(rows[:, t], step + t)
-            step = until
-            losses_KD = self._measure(step)
-            for member, losses_D in zip(self.members, losses_KD, strict=True):
-                if step == member.until:
-                    self._next_segment(member, step, losses_D)
-        seconds = (time.perf_counter() - began) / len(self.members)
-        for member in self.members:
-            yield self._record(member, seconds)
+        """Every step of every run; a record as each ends."""
+        kept = time.monotonic()
+        while True:
+            for slot, member in enumerate(self.members):
+                if member is None and self.queue:
+                    self._join(slot, self.queue.popleft())
+            alive = self._alive()
+            if not alive:
+                return
+            began = time.perf_counter()
+            self._advance(min(self.chunk, *(self._distance(member) for _, member in alive)))
+            self._attend(alive)
+            self._share(time.perf_counter() - began, [member for _, member in alive])
+            for slot, member in alive:
+                if member.ended:
+                    self.members[slot] = None
+                    yield self._record(member)
+                    self._drop(member)
+            if self.trainer.partial is not None and time.monotonic() - kept >= self.trainer.every:
+                self._keep(self.trainer.partial)
+                kept = time.monotonic()
 
-    def _gather(self, first: int, steps: int) -> Tensor:
-        """Token rows [K, T, B, S + 1] of the coming steps."""
-        parts = []
-        for member in self.members:
-            w_D = member.segment.mixture.array(self.manifest.names)
-            rows, member.drawn_D = member.sampler.rows(w_D, first, steps, member.drawn_D)
-            parts.append(rows)
-        return torch.from_numpy(np.stack(parts)).to(self.device)
+    def _alive(self) -> list[tuple[int, Member]]:
+        return [(slot, member) for slot, member in enumerate(self.members) if member is not None]
 
-    def _update(self, rows: Tensor, step: int) -> None:
-        """One optimiser step on rows [K, B, S + 1]: gradients clipped to norm 1 member by member."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.proxy.learning_rate * _schedule(self.proxy, step, self.steps)
-        self._watch(_descend(self.params, self.shape, self.optimizer, rows), step)
+    def _distance(self, member: Member) -> int:
+        """Steps until something is to be done for this member."""
+        ahead = [event for event in (*self.course.marks, *self.branches) if event > member.step]
+        return min(member.until, *ahead) - member.step
 
-    def _watch(self, loss_K: Tensor, step: int) -> None:
-        for member, loss in zip(self.members, loss_K.tolist(), strict=True):
-            if not math.isfinite(loss) and not member.error:
-                member.error = f"training loss {loss} at step {step + 1} of {self.steps}"
-
-    def _measure(self, step: int) -> list[FloatArray | None]:
-        """Held-out losses [D] for each member where a checkpoint or a policy asks for them."""
-        wanted = step in self.marks or any("valid" in m.spec.feed.needs and m.until == step for m in self.members)
-        if not wanted:
-            return [None] * len(self.members)
-        losses_KD = self.held_out.losses_KD(self.params, self.shape).cpu().numpy()
-        for member, losses_D in zip(self.members, losses_KD, strict=True):
-            if step in self.marks and not member.error:
-                metrics = self.held_out.metrics(losses_D.tolist())
-                if all(math.isfinite(value) for value in metrics.values()):
-                    member.trajectory.append((step * self.step_tokens, metrics))
-                else:
-                    member.error = f"held-out loss not finite at step {step} of {self.steps}"
-        return list(losses_KD)
-
-    def _enter(self, spec: RunSpec) -> _Member:
-        names = self.manifest.names
+    def _join(self, slot: int, spec: RunSpec) -> None:
+        """Give a free slot to a run: its initial parameters, or those it was left with."""
         unknown = spec.feed.needs - SIGNALS
         if unknown:
             raise RunFailed(f"run {spec.id}: this trainer cannot measure {', '.join(sorted(unknown))}.")
-        supply = [max(1, self.proxy.supply[name] // self.proxy.sequence) for name in names]
-        sampler = Sampler(self.store, names, supply, self.proxy.batch, spec.seed)
-        state = spec.feed.init(names, Feedback(0, self.steps * self.step_tokens, {}))
-        segment = spec.feed.segment(state)
-        drawn_D = np.zeros(len(names), dtype=np.int64)
-        return _Member(spec, sampler, state, segment, self._end(segment, 0), drawn_D)
+        supply = [max(1, spec.proxy.supply[name] // spec.proxy.sequence) for name in self.course.names]
+        sampler = Sampler(self.store, self.course.names, supply, spec.proxy.batch, spec.seed)
+        member = Member(spec, self.course, sampler)
+        self.members[slot] = member
+        left = checkpoint.load(self.trainer.partial, spec.id) if self.trainer.partial is not None else None
+        tensors = {"weights": init(self.layout, spec.seed)}
+        if left is not None:
+            tensors, body = left
+            member.resume(body)
+        for name, part in self.state._asdict().items():
+            part[slot] = tensors[name].to(part.device) if name in tensors else 0.0
 
-    def _end(self, segment: Segment, step: int) -> int:
-        """The step at which a segment that starts now ends: at least one step on, at most the last."""
-        return min(self.steps, step + max(1, round(segment.tokens / self.step_tokens)))
+    def _advance(self, steps: int) -> None:
+        """Train all members for some steps: data first, then the updates, then a look at the losses."""
+        gathered, draws = self._gather(steps)
+        losses_TK = self._descend(gathered, [self.horizon] * len(self.members))
+        for slot, member in self._alive():
+            bad = np.flatnonzero(~np.isfinite(losses_TK[:, slot]))
+            if len(bad):
+                step = member.step + bad[0] + 1
+                member.error = f"training loss {losses_TK[bad[0], slot]} at step {step} of {self.course.steps}"
+            member.step += steps
+            member.drawn_D = draws[slot]
 
-    def _next_segment(self, member: _Member, step: int, losses_D: FloatArray | None) -> None:
-        done = sum(segment.tokens for segment in member.trace)
-        member.trace.append(Segment(member.segment.mixture, step * self.step_tokens - done))
-        signals = {"valid": losses_D} if "valid" in member.spec.feed.needs and losses_D is not None else {}
-        feedback = Feedback(step * self.step_tokens, self.steps * self.step_tokens, signals)
-        member.state = member.spec.feed.update(member.state, feedback)
-        if step < self.steps:
-            member.segment = member.spec.feed.segment(member.state)
-            member.until = self._end(member.segment, step)
+    def _gather(self, steps: int) -> tuple[Tensor, dict[int, Any]]:
+        """Token rows [T, K, B, S + 1] of the coming steps, and the rows [D] that each slot's run has then drawn."""
+        blocks = np.zeros((steps, len(self.members), self.proxy.batch), dtype=np.int64)
+        draws = {}
+        for slot, member in self._alive():
+            blocks[:, slot], draws[slot] = member.blocks(steps)
+        return self.rows.gather(blocks), draws
 
-    def _record(self, member: _Member, seconds: float) -> RunRecord:
-        names, tokens = self.manifest.names, self.steps * self.step_tokens
-        per_token = self.shape.flops(self.manifest.tokenizer.vocabulary)
-        evaluated = self.held_out.tokens * len(self.marks)
+    def _descend(self, rows: Tensor, horizons: Sequence[Horizon]) -> FloatArray:
+        """Losses [T, K] of the updates on rows [T, K, B, S + 1]. An empty slot learns nothing at rate zero."""
+        idle = replace(self.proxy, learning_rate=0.0)
+        proxies = [member.spec.proxy if member is not None else idle for member in self.members]
+        starts = [member.step if member is not None else 0 for member in self.members]
+        paces = pace(proxies, horizons, starts, len(rows)).to(rows.device)
+        losses = [self.program.descend(self.state, now, at) for now, at in zip(rows, paces, strict=True)]
+        return torch.stack(losses).cpu().numpy()
+
+    def _attend(self, alive: Sequence[tuple[int, Member]]) -> None:
+        """Do what the members' steps call for: measure, branch off, move on to the next segment."""
+        healthy = [(slot, member) for slot, member in alive if not member.error]
+        marked = [(slot, member) for slot, member in healthy if member.step in self.course.marks]
+        turning = [(slot, member) for slot, member in healthy if member.step == member.until]
+        asking = [member for _, member in turning if "valid" in member.spec.feed.needs]
+        losses_KD = self._losses_KD() if marked or asking else np.empty((0, 0))
+        for slot, member in marked:
+            member.trajectory.append(self._measured(member, losses_KD[slot]))
+        for turn in {member.step for _, member in healthy} & set(self.branches):
+            self._branch(self.branches[turn], [(slot, m) for slot, m in healthy if m.step == turn])
+        for slot, member in turning:
+            member.hear({"valid": losses_KD[slot]} if member in asking else {})
+
+    def _losses_KD(self) -> FloatArray:
+        return self.held_out.losses_KD(self.program, self.state.weights).cpu().numpy()
+
+    def _measured(self, member: Member, losses_D: FloatArray, step: int | None = None) -> tuple[int, dict[str, float]]:
+        """Tokens seen and metrics; a loss that is not finite ends the run."""
+        step = member.step if step is None else step
+        if not np.isfinite(losses_D).all():
+            member.error = f"held-out loss not finite at step {step} of {self.course.steps}"
+        return step * self.course.step_tokens, self.held_out.metrics(losses_D.tolist())
+
+    def _shorter(self, part: float) -> Horizon:
+        """The schedule of a run of this part of the length: it shares the warmup, and falls as steeply for its length."""
+        return Horizon(round(part * self.horizon.steps), self.horizon.warmup, self.horizon.cooldown)
+
+    def _branch(self, horizon: Horizon, those: Sequence[tuple[int, Member]]) -> None:
+        """Let the learning rate of these members fall as if they ended soon, measure, and go back.
+
+        They stay on their mixtures meanwhile. The other slots are carried along, and set back too.
+        """
+        trunk = State(*(part.clone() for part in self.state))
+        at = [(member.step, member.drawn_D) for _, member in those]
+        left = horizon.steps - horizon.turn
+        while left > 0:
+            steps = min(left, self.chunk)
+            gathered, draws = self._gather(steps)
+            self._descend(gathered, [horizon] * len(self.members))
+            for slot, member in those:
+                member.step, member.drawn_D = member.step + steps, draws[slot]
+            left -= steps
+        losses_KD = self._losses_KD()
+        for (slot, member), (step, drawn_D) in zip(those, at, strict=True):
+            member.step, member.drawn_D = step, drawn_D
+            member.extra_tokens += (horizon.steps - horizon.turn) * self.course.step_tokens
+            member.horizons.append(self._measured(member, losses_KD[slot], horizon.steps))
+        for part, before in zip(self.state, trunk, strict=True):
+            part.copy_(before)
+
+    def _share(self, seconds: float, members: Sequence[Member]) -> None:
+        """Divide the time among those who used it; keep chunks short where steps are slow."""
+        for member in members:
+            member.seconds += seconds / len(members)
+        if seconds > self.trainer.every / 4:
+            self.chunk = max(1, self.chunk // 2)
+
+    def _keep(self, folder: Path) -> None:
+        for slot, member in self._alive():
+            tensors = {name: part[slot].cpu().clone() for name, part in self.state._asdict().items()}
+            checkpoint.save(folder, member.spec.id, tensors, member.to_json())
+
+    def _drop(self, member: Member) -> None:
+        if self.trainer.partial is not None:
+            checkpoint.drop(self.trainer.partial, member.spec.id)
+
+    def _record(self, member: Member) -> RunRecord:
+        names, sequence = self.manifest.names, self.proxy.sequence
+        tokens = member.step * self.course.step_tokens + member.extra_tokens
+        evaluated = self.held_out.tokens * (len(member.trajectory) + len(member.horizons))
+        per_token = self.layout.shape.flops(self.layout.vocabulary)
         unique_D = member.sampler.unique(member.drawn_D)
+        finite = [(seen, metrics) for seen, metrics in member.trajectory if all(map(math.isfinite, metrics.values()))]
         return RunRecord(
             spec=member.spec,
-            metrics=member.trajectory[-1][1] if member.trajectory and not member.error else {},
-            trajectory=tuple(member.trajectory),
-            trace=tuple(member.trace),
-            drawn={n: int(c) * self.proxy.sequence for n, c in zip(names, member.drawn_D, strict=True)},
-            unique={n: int(c) * self.proxy.sequence for n, c in zip(names, unique_D, strict=True)},
-            cost=Cost(tokens, per_token * (tokens + evaluated / 3), seconds),
+            metrics=finite[-1][1] if not member.error else {},
+            trajectory=tuple(finite),
+            horizons=tuple(member.horizons) if not member.error else (),
+            trace=member.traced,
+            drawn={n: int(c) * sequence for n, c in zip(names, member.drawn_D, strict=True)},
+            unique={n: int(c) * sequence for n, c in zip(names, unique_D, strict=True)},
+            cost=Cost(tokens, per_token * (tokens + evaluated / 3), member.seconds),
             error=member.error,
             diverged=bool(member.error),
-            machine=machine(self.device) | {"stack": str(len(self.members))},
+            machine=machine(self.trainer),
         )
 
 
@@ -182,30 +273,41 @@ def available(device: str) -> bool:
     return device == "cpu" or (torch.cuda.is_available() and int(device[5:] or 0) < torch.cuda.device_count())
 
 
-def machine(device: str) -> dict[str, str]:
+def memory(device: str) -> int:
+    """Bytes of a device: those free on a GPU, all that a machine has of a CPU."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def machine(trainer: Trainer) -> dict[str, str]:
     """What decides the last bits of a run's numbers beside its spec."""
+    on_gpu = trainer.device.startswith("cuda")
     return {
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name()
-        if device.startswith("cuda")
-        else torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name() if on_gpu else torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "architecture": platform.machine(),
+        "compiled": str(trainer.compiled).lower(),
     }
 
 
-def tokens_per_second(size: str, vocabulary: int, seconds: float = 2.0) -> float:
+def tokens_per_second(size: str, vocabulary: int, batch: int, compiled: bool, seconds: float = 2.0) -> float:
     """Training tokens per second of one thread, measured on random tokens for about this long."""
-    form, threads = shape(size), torch.get_num_threads()
+    threads, sequence = torch.get_num_threads(), shape(size).sequence
+    proxy = Proxy(size, batch * sequence, sequence, batch, 0.001, 1, 0, {}, "")
     torch.set_num_threads(1)
     try:
-        params = {name: p.requires_grad_() for name, p in stack([init(form, vocabulary, 0)]).items()}
-        optimizer = torch.optim.AdamW(list(params.values()), fused=True)
-        rows = torch.randint(0, vocabulary, (1, 8, form.sequence + 1), generator=torch.Generator().manual_seed(0))
-        _descend(params, form, optimizer, rows)  # the first one warms up
+        steps_of = program(proxy, vocabulary, compiled)
+        weights = init(steps_of.layout, 0)[None]
+        state = State(weights, torch.zeros_like(weights), torch.zeros_like(weights))
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randint(0, vocabulary, (1, batch, sequence + 1), generator=generator)
+        (at,) = pace([proxy], [Horizon(1, 0, 0)], [0], 1)
+        steps_of.descend(state, rows, at)  # the first one warms up
         steps, began = 0, time.perf_counter()
         while steps == 0 or time.perf_counter() - began < seconds:
-            _descend(params, form, optimizer, rows)
+            steps_of.descend(state, rows, at)
             steps += 1
         return steps * rows[..., 1:].numel() / (time.perf_counter() - began)
     finally:
@@ -214,44 +316,8 @@ def tokens_per_second(size: str, vocabulary: int, seconds: float = 2.0) -> float
 
 def _shared_proxy(specs: Sequence[RunSpec], manifest: Manifest) -> Proxy:
     proxy = specs[0].proxy
-    if any(spec.proxy != proxy for spec in specs):
-        raise RunFailed("a stack must share one proxy setting; these specs differ.")
+    if any(spec.proxy.shared != proxy.shared for spec in specs):
+        raise RunFailed("a stack must share all of the proxy but learning rate and weight decay; these specs differ.")
     if proxy.data != manifest.fingerprint:
         raise DataError(f"the runs ask for data {proxy.data}, {manifest.root} holds {manifest.fingerprint}.")
     return proxy
-
-
-def _optimizer(params: dict[str, Tensor], proxy: Proxy) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only (gains are [K, d])."""
-    groups = [
-        {"params": [p for p in params.values() if p.dim() == 3], "weight_decay": proxy.weight_decay},
-        {"params": [p for p in params.values() if p.dim() == 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=proxy.learning_rate, betas=BETAS, fused=True)
-
-
-def _descend(params: dict[str, Tensor], shape: Shape, optimizer: torch.optim.Optimizer, rows: Tensor) -> Tensor:
-    """One step on rows [K, B, S + 1], each member's gradient clipped by itself; the losses [K] before it."""
-    loss_K = token_losses(params, shape, rows).mean((1, 2))
-    loss_K.sum().backward()
-    _clip(list(params.values()))
-    optimizer.step()
-    optimizer.zero_grad()
-    return loss_K.detach()
-
-
-def _schedule(proxy: Proxy, step: int, steps: int) -> float:
-    """Learning rate of a step as a fraction of its peak: linear warmup, stable, linear decay."""
-    rise = (step + 1) / (proxy.warmup * steps) if proxy.warmup > 0 else 1.0
-    fall = (1 - step / steps) / proxy.cooldown if proxy.cooldown > 0 else 1.0
-    return min(1.0, rise, fall)
-
-
-def _clip(params: Sequence[Tensor]) -> None:
-    """Scale each member's gradient to a norm of at most 1; a member that is not finite gets zeros."""
-    grads = [p.grad for p in params if p.grad is not None]
-    norm_K = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0).sqrt()
-    scale_K = torch.where(norm_K.isfinite(), 1 / norm_K.clamp(min=1.0), 0.0)
-    for g in grads:
-        scaled = g * scale_K.view(-1, *[1] * (g.dim() - 1))
-        g.copy_(torch.where(norm_K.isfinite().view(-1, *[1] * (g.dim() - 1)), scaled, 0.0))

@@ -7,6 +7,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from mixopt.domains import Domain, Manifest, Shard, Split, Tokenizer
 from mixopt.runs import Objective, Proxy
 from mixopt.space import MixtureSpace
 from mixopt.study import Study
+from pipelines.cli import main
 from proxies.toy import Toy
 
 NAMES = ("code", "law", "web")
@@ -88,6 +91,32 @@ def toy_study() -> Study:
 def toy(toy_study: Study) -> Toy:
     """The toy trainer of `toy_study`."""
     return Toy(toy_study.space.names, noise=0.002)
+
+
+@pytest.fixture
+def mixopt(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict, str]]:
+    """Run a command with --json: its exit code, the object on the last line, and what people see."""
+
+    def run(*arguments: object) -> tuple[int, dict, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, arguments), "--json"])
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), json.loads(out.splitlines()[-1]), err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three folders of generated documents, uneven in size, each domain with words of its own."""
+    root = tmp_path_factory.mktemp("texts")
+    for i, (name, documents) in enumerate({"code": 60, "law": 30, "web": 40}.items()):
+        rng = np.random.default_rng(i)
+        words = ["".join(rng.choice(list("abcdefghij"), 4)) for _ in range(20 * (i + 1))]
+        (root / name).mkdir()
+        for j in range(documents):
+            (root / name / f"{j:03}.txt").write_text(" ".join(rng.choice(words, 300)))
+    return root
 
 
 @pytest.fixture

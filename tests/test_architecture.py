@@ -23,7 +23,7 @@ HOMES = {
     "tokenizers": ["pipelines/tokenizer.py"],
     "ray": ["pipelines/ray_executor.py"],
     "mlflow": ["pipelines/mlflow_tracker.py"],
-    "typer": ["pipelines/cli.py", "pipelines/cli_tables.py"],
+    "typer": ["pipelines/cli.py", "pipelines/cli_proxies.py", "pipelines/cli_tables.py"],
     "rich": ["pipelines/progress.py", "pipelines/terminal.py"],
 }
 # each line of mixopt/ imports only from the lines below it (docs/decisions.md says where this order comes from)
@@ -32,7 +32,7 @@ ORDER = [
     ["search", "store", "job"],
     ["backends", "methods", "validate", "handoff", "tables"],
     ["recommend"],
-    ["laws", "proposers", "quality"],
+    ["laws", "proposers", "quality", "ranks", "rates"],
     ["study"],
     ["runs", "data", "progress", "yaml_text"],
     ["policy"],

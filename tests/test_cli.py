@@ -13,22 +13,8 @@ import pytest
 
 from mixopt.handoff import load_mixture
 from mixopt.tables import read_swarm
-from pipelines.cli import main
 
 Run = Callable[..., tuple[int, dict, str]]
-
-
-@pytest.fixture
-def mixopt(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command with --json: its exit code, the object on the last line, and what people see."""
-
-    def run(*arguments: object) -> tuple[int, dict, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([*map(str, arguments), "--json"])
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), json.loads(out.splitlines()[-1]), err
-
-    return run
 
 
 def text_of(seed: int, words: int) -> str:
@@ -163,7 +149,7 @@ def test_export_and_report(mixopt: Run, searched: Path, tmp_path: Path) -> None:
     assert code == 0
     assert set(found["files"]) == set(found["max_deviation"]) == {"megatron", "olmo-core", "hf-datasets", "streaming"}
     assert all(Path(f).exists() for files in found["files"].values() for f in files)
-    assert max(found["max_deviation"].values()) < 0.01
+    assert max(found["max_deviation"].values()) < 4096 / 300_000  # one row of the target's tokens
     page = (searched / "report.html").read_bytes()
     code, found, _ = mixopt("report", searched)
     assert code == 0

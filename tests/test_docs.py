@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import typer
 
-import pipelines.cli_tables  # noqa: F401 - registers its commands
+import pipelines.cli_proxies
+import pipelines.cli_tables  # noqa: F401 - like the line above, registers its commands
 from mixopt.job import Job, Section, load, parse
 from mixopt.laws import LAWS
 from mixopt.methods import METHODS

@@ -50,6 +50,14 @@ def test_nothing_is_trained_twice(toy_study: Study, toy: Toy, scratch: Path) -> 
     assert not shop.trained
 
 
+def test_runs_are_made_once_and_come_in_the_order_asked(toy_study: Study, toy: Toy, scratch: Path) -> None:
+    train = Counts(toy)
+    asked = RegMix().ask(toy_study, np.random.default_rng([0, 0]))[:5]
+    swarm = workshop(train, scratch).make([*asked[3:], *asked, asked[4]], "runs")
+    assert [record.spec for record in swarm.records] == [*asked[3:], *asked[:3]]
+    assert len(train.made) == 5
+
+
 def test_a_larger_count_keeps_the_earlier_runs(toy_study: Study, toy: Toy, scratch: Path) -> None:
     train = Counts(toy)
     few = workshop(train, scratch).complete(toy_study, RegMix(), "proxies")

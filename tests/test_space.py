@@ -75,6 +75,12 @@ def test_projection_is_allowed_and_keeps_ratios(case: tuple[MixtureSpace, np.nda
         assert ratios.max() == pytest.approx(ratios.min(), rel=1e-6)
 
 
+def test_the_nearest_mixture_is_itself_where_it_is_allowed() -> None:
+    within, beyond = np.array([0.15, 0.05, 0.8]), np.array([0.5, 0.1, 0.4])
+    assert space().nearest(within) == Mixture({"code": 0.15, "law": 0.05, "web": 0.8})
+    assert dict(space().nearest(beyond)) == pytest.approx({"code": 0.4, "law": 0.08, "web": 0.52})
+
+
 def test_draws_are_prefix_stable_and_on_the_simplex() -> None:
     few, many = (space().dirichlet(n, np.random.default_rng(7)) for n in (5, 50))
     assert np.array_equal(few, many[:5])

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixopt.errors import RunFailed
+from mixopt.errors import DeviceLost, RunFailed
 from mixopt.runs import RunRecord, RunSpec
 from mixopt.study import Executor, Study, Train
-from pipelines.local_executor import LocalExecutor
+from pipelines.local_executor import LocalExecutor, chunks
 from pipelines.ray_executor import RayExecutor
 from proxies.toy import Toy
 
@@ -57,6 +57,15 @@ def specs(toy_study: Study) -> list[RunSpec]:
     return toy_study.specs(toy_study.space.dirichlet(13, np.random.default_rng(0)))
 
 
+def test_a_stack_is_of_one_setting(specs: list[RunSpec]) -> None:
+    """Learning rates may differ within one, the batch may not."""
+    hot, wide = replace(specs[0].proxy, learning_rate=1.0), replace(specs[0].proxy, batch=8)
+    mixed = [*specs[:3], replace(specs[3], proxy=hot), *(replace(spec, proxy=wide) for spec in specs[4:6]), *specs[6:]]
+    stacks = chunks(mixed, 3)
+    assert [len(stack) for stack in stacks] == [3, 1, 2, 3, 3, 1]
+    assert [spec for stack in stacks for spec in stack] == mixed
+
+
 def by_id(records: Iterator[RunRecord]) -> dict[str, RunRecord]:
     found = list(records)
     assert len({r.spec.id for r in found}) == len(found)
@@ -78,18 +87,24 @@ class Crashes:
 
 @dataclass(frozen=True)
 class Kills:
-    """Kills its own process `times` in all when it comes to one spec, then trains it; writes down what it finished."""
+    """Loses its process `times` in all when it comes to one spec, then trains it; writes down how often it did.
+
+    It is killed, or finds its GPU gone.
+    """
 
     toy: Toy
     victim: str
     times: int
     notes: Path
+    gpu: bool = False
 
     def __call__(self, specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
         for spec in specs:
             deaths = len(list(self.notes.glob("death-*")))
             if spec.id == self.victim and deaths < self.times:
                 (self.notes / f"death-{deaths}").touch()
+                if self.gpu:
+                    raise DeviceLost("cuda is gone")
                 os.kill(os.getpid(), signal.SIGKILL)
             yield from self.toy([spec])
 
@@ -114,14 +129,22 @@ def test_an_exception_becomes_a_crashed_record(make: Make, toy: Toy, specs: list
         assert not records[spec.id].diverged
 
 
+def test_a_lost_gpu_in_this_process_is_said(toy: Toy, specs: list[RunSpec], tmp_path: Path) -> None:
+    with pytest.raises(DeviceLost, match="cuda is gone"):
+        list(LocalExecutor(Kills(toy, specs[5].id, 2, tmp_path, gpu=True), workers=0).run(specs))
+
+
 def test_a_diverged_run_is_a_record(make: Make, toy: Toy, specs: list[RunSpec]) -> None:
     records = by_id(make(replace(toy, fails=specs[0].id[0])).run(specs))
     assert records[specs[0].id].diverged
 
 
+@pytest.mark.parametrize("gpu", [False, True])
 @pytest.mark.parametrize("name", ABROAD)
-def test_a_lost_worker_costs_nothing_but_time(name: str, toy: Toy, specs: list[RunSpec], tmp_path: Path) -> None:
-    train = Kills(toy, specs[5].id, 2, tmp_path)
+def test_a_lost_worker_costs_nothing_but_time(
+    name: str, gpu: bool, toy: Toy, specs: list[RunSpec], tmp_path: Path
+) -> None:
+    train = Kills(toy, specs[5].id, 2, tmp_path, gpu)
     assert by_id(EXECUTORS[name](train).run(specs)) == by_id(toy(specs))
     assert len(list(tmp_path.glob("death-*"))) == 2
 

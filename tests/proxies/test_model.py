@@ -6,44 +6,82 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from proxies.model import init, stack, token_losses
+from proxies import loss
+from proxies.model import mean_loss, token_losses
+from proxies.parameters import Layout, init
 from proxies.sizes import SIZES, Shape, batch_rows, learning_rate
 
-SMALL = SIZES["10k"]
+SMALL = Layout(SIZES["10k"], 64)
+F32 = torch.float32
 
 
 def rows(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 64, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def awake(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Parameters whose zero-initialised projections are not zero, so that every layer matters."""
-    g = torch.Generator().manual_seed(9)
-    return {n: p if p.abs().sum() > 0 else torch.randn(p.shape, generator=g) * 0.1 for n, p in params.items()}
+def awake(seed: int) -> torch.Tensor:
+    """A model [P] whose zero-initialised projections are not zero, so that every layer matters."""
+    flat = init(SMALL, seed)
+    noise = torch.randn(flat.shape, generator=torch.Generator().manual_seed(9)) * 0.1
+    return torch.where(flat == 0, noise, flat)
 
 
 def test_loss_at_start_is_near_uniform() -> None:
-    loss = token_losses(init(SMALL, 64, 0), SMALL, rows(4, 33)).mean()
+    loss = token_losses(init(SMALL, 0), SMALL, rows(4, 33), F32).mean()
     assert loss.item() == pytest.approx(math.log(64), abs=0.1)
 
 
 def test_stack_equals_members() -> None:
-    members = [awake(init(SMALL, 64, seed)) for seed in range(3)]
+    members = [awake(seed) for seed in range(3)]
     data = rows(3, 4, 33)
-    together = token_losses(stack(members), SMALL, data)
-    alone = torch.stack([token_losses(m, SMALL, d) for m, d in zip(members, data, strict=True)])
+    together = token_losses(torch.stack(members), SMALL, data, F32)
+    alone = torch.stack([token_losses(m, SMALL, d, F32) for m, d in zip(members, data, strict=True)])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_causal() -> None:
-    params = awake(init(SMALL, 64, 0))
     data = rows(1, 33)
     changed = data.clone()
     changed[0, 20] = (data[0, 20] + 1) % 64
-    before, after = token_losses(params, SMALL, data), token_losses(params, SMALL, changed)
+    before, after = token_losses(awake(0), SMALL, data, F32), token_losses(awake(0), SMALL, changed, F32)
     assert torch.equal(before[0, :19], after[0, :19])
     assert not torch.equal(before[0, 20:], after[0, 20:])
+
+
+@pytest.mark.parametrize("chunk", [1, 1000, 1 << 22])
+def test_fused_loss_and_its_gradient_are_those_of_cross_entropy(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the size of the pieces, also of a stack whose members' losses are weighted differently."""
+    monkeypatch.setitem(loss.CHUNK_BYTES, "cpu", chunk)
+    g = torch.Generator().manual_seed(1)
+    hidden, head = torch.randn(3, 20, 8, generator=g), torch.randn(3, 8, 64, generator=g)
+    targets, scale = rows(3, 20), torch.tensor([1.0, 0.5, 2.0])
+    found = [hidden.clone().requires_grad_(), head.clone().requires_grad_()]
+    wanted = [hidden.clone().requires_grad_(), head.clone().requires_grad_()]
+    ours = loss.LinearCrossEntropy.apply(*found, targets)
+    theirs = F.cross_entropy((wanted[0] @ wanted[1]).mT, targets, reduction="none").mean(-1)
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(
+        torch.autograd.grad((ours * scale).sum(), found),
+        torch.autograd.grad((theirs * scale).sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_training_and_held_out_losses_agree() -> None:
+    members, data = torch.stack([awake(0), awake(1)]), rows(2, 4, 33)
+    torch.testing.assert_close(
+        mean_loss(members, SMALL, data, F32), token_losses(members, SMALL, data, F32).mean((1, 2))
+    )
+
+
+def test_bfloat16_is_near() -> None:
+    members, data = torch.stack([awake(0)]), rows(1, 4, 33)
+    exact = mean_loss(members, SMALL, data, F32)
+    assert mean_loss(members, SMALL, data, torch.bfloat16) == pytest.approx(exact.item(), abs=0.02)
+    assert mean_loss(members, SMALL, data, torch.bfloat16).dtype is F32
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -54,9 +92,9 @@ def test_size_is_what_its_name_says(name: str) -> None:
 
 
 def test_parameters_are_counted() -> None:
-    params = init(SMALL, 64, 0)
-    inner = sum(p.numel() for n, p in params.items() if n not in ("embed", "head"))
-    assert inner == SMALL.parameters
+    inner = sum(size for name, size in SMALL.sizes.items() if name not in ("embed", "head"))
+    assert inner == SMALL.shape.parameters
+    assert len(init(SMALL, 0)) == SMALL.total == inner + 2 * 64 * 32
 
 
 def test_ladder_reaches_60m() -> None:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+import multiprocessing as mp
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from mixopt.domains import Manifest
-from mixopt.errors import DataError
-from mixopt.mixture import Mixture, Schedule
-from mixopt.policy import Fixed, Scheduled
+from mixopt.errors import DataError, RunFailed
+from mixopt.mixture import Mixture, Schedule, Segment
+from mixopt.policy import Feedback, Fixed, Scheduled
 from mixopt.runs import Proxy, RunRecord, RunSpec
+from proxies import checkpoint
 from proxies.train import Trainer
 
 WEB = Mixture({"code": 0.1, "law": 0.2, "web": 0.7})
 CODE = Mixture({"code": 0.8, "law": 0.1, "web": 0.1})
 
 
-def train(corpus: Manifest, *specs: RunSpec) -> list[RunRecord]:
-    return list(Trainer(corpus.root)(specs))
+def train(corpus: Manifest, *specs: RunSpec, **settings: object) -> list[RunRecord]:
+    """The records in the order of the specs."""
+    records = {r.spec.id: r for r in Trainer(corpus.root, **settings)(specs)}
+    return [records[spec.id] for spec in specs]
 
 
 def mixtures(count: int) -> list[Mixture]:
@@ -58,29 +66,137 @@ def test_diverging_stack_is_a_failed_record(corpus: Manifest, proxy: Proxy) -> N
     assert "loss" in record.error
 
 
-def test_one_diverging_member_leaves_its_mates_untouched(
-    corpus: Manifest, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Poison one member's initial parameters: the mates' records equal those of the healthy stack, bit for bit."""
-    from proxies import train as module
-
+@pytest.mark.parametrize("rate", [1e6, 1e30])
+def test_one_diverging_member_leaves_its_mates_untouched(corpus: Manifest, proxy: Proxy, rate: float) -> None:
+    """The mates' records equal those of a stack without it, bit for bit; whoever gets its slot trains like the others."""
     specs = [RunSpec(Fixed(m), proxy, seed) for seed, m in enumerate(mixtures(4))]
-    healthy = train(corpus, *specs)
-    real_init = module.init
+    sick = RunSpec(Fixed(WEB), replace(proxy, learning_rate=rate), 9)
+    healthy = train(corpus, *specs, slots=3)
+    bad, *beside = train(corpus, sick, *specs, slots=4)
+    assert [record.metrics for record in beside[:3]] == [record.metrics for record in healthy[:3]]
+    assert [record.trajectory for record in beside[:3]] == [record.trajectory for record in healthy[:3]]
+    assert beside[3].metrics == pytest.approx(healthy[3].metrics, abs=5e-6)
+    assert bad.diverged
+    assert not bad.metrics
 
-    def poisoned(shape: object, vocabulary: int, seed: int) -> dict:
-        params = real_init(shape, vocabulary, seed)
-        if seed == 2:
-            params["head"][0, 0] = float("inf")
-        return params
 
-    monkeypatch.setattr(module, "init", poisoned)
-    sick = train(corpus, *specs)
-    assert [bool(r.error) for r in sick] == [False, False, True, False]
-    for a, b in zip(healthy, sick, strict=True):
-        if not b.error:
-            assert a.metrics == b.metrics
-            assert a.trajectory == b.trajectory
+def test_stack_and_alone_agree_over_twenty_steps(corpus: Manifest, proxy: Proxy) -> None:
+    """Within 5e-6, with learning rates of their own."""
+    short = replace(proxy, tokens=20 * 8 * 64)
+    specs = [RunSpec(Fixed(m), replace(short, learning_rate=0.002 * (i + 1)), 0) for i, m in enumerate(mixtures(5))]
+    for spec, record in zip(specs, train(corpus, *specs), strict=True):
+        (alone,) = train(corpus, spec)
+        assert record.metrics == pytest.approx(alone.metrics, abs=5e-6)
+
+
+def test_a_slot_goes_to_the_next_run(corpus: Manifest, proxy: Proxy) -> None:
+    """Five runs through two slots are the five runs, whatever was in the slot before."""
+    specs = [RunSpec(Fixed(m), proxy, seed) for seed, m in enumerate(mixtures(5))]
+    for spec, record in zip(specs, train(corpus, *specs, slots=2), strict=True):
+        (alone,) = train(corpus, spec)
+        assert record.metrics == pytest.approx(alone.metrics, abs=5e-5)
+        assert record.drawn == alone.drawn
+
+
+def test_horizon_is_a_run_of_that_length(corpus: Manifest, proxy: Proxy) -> None:
+    """A branch ends where a run of half the tokens and the same warmup ends, and the trunk does not notice."""
+    branched = replace(proxy, horizons=(0.5,))
+    half = replace(proxy, tokens=proxy.tokens // 2, warmup=2 * proxy.warmup)
+    plain, with_branch, short = (RunSpec(Fixed(WEB), p, 0) for p in (proxy, branched, half))
+    (trunk,), (record,), (end,) = train(corpus, plain), train(corpus, with_branch), train(corpus, short)
+    assert record.horizons == ((8192, end.metrics),)
+    assert (record.metrics, record.trajectory, record.drawn) == (trunk.metrics, trunk.trajectory, trunk.drawn)
+    assert record.cost.tokens == trunk.cost.tokens + 4096
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """An online policy: every 1024 tokens, more of what is learnt worst."""
+
+    needs: frozenset[str] = frozenset({"valid"})
+
+    def init(self, names: Sequence[str], start: Feedback) -> Mixture:
+        return Mixture({name: 1 / len(names) for name in names})
+
+    def segment(self, state: Mixture) -> Segment:
+        return Segment(state, 1024)
+
+    def update(self, state: Mixture, feedback: Feedback) -> Mixture:
+        w_D = feedback.signals["valid"] ** 4
+        return Mixture.from_array(tuple(state), w_D / w_D.sum())
+
+    def to_json(self) -> dict:
+        return {"policy": "greedy"}
+
+
+def leave(corpus: Manifest, specs: list[RunSpec], folder: Path, every: float) -> None:
+    """What a worker does before it is killed."""
+    torch.set_num_threads(1)
+    list(Trainer(corpus.root, partial=folder, every=every)(specs))
+
+
+def test_killed_stack_resumes_as_if_nothing_had_happened(corpus: Manifest, proxy: Proxy, tmp_path: Path) -> None:
+    """A process is killed while a stack of three feeds trains; what it left is gone on from, bit for bit."""
+    slow = replace(proxy, tokens=8 * proxy.tokens, horizons=(0.25,))
+    phases = Scheduled(Schedule(((0.0, WEB), (0.5, CODE))))
+    specs = [RunSpec(feed, slow, seed) for seed, feed in enumerate((Fixed(WEB), phases, Greedy()))]
+    process = mp.get_context("spawn").Process(target=leave, args=(corpus, specs, tmp_path, 0.0))
+    process.start()
+    while not steps_left(tmp_path) or min(steps_left(tmp_path)) < 100:
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    found = steps_left(tmp_path)
+    assert len(found) == 3
+    assert all(0 < step < 256 for step in found)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        resumed, straight = train(corpus, *specs, partial=tmp_path), train(corpus, *specs)
+    finally:
+        torch.set_num_threads(threads)
+    for a, b in zip(resumed, straight, strict=True):
+        assert replace(a, cost=b.cost) == b
+        assert a.cost.tokens == b.cost.tokens
+    assert not list(tmp_path.iterdir())
+
+
+def steps_left(folder: Path) -> list[int]:
+    """The step of every run that a folder keeps."""
+    found = [checkpoint.load(folder, path.stem) for path in folder.glob("*.safetensors")]
+    return [body["step"] for _, body in filter(None, found)]
+
+
+def test_unreadable_checkpoint_is_a_fresh_start(corpus: Manifest, proxy: Proxy, tmp_path: Path) -> None:
+    spec = RunSpec(Fixed(WEB), proxy, 0)
+    (tmp_path / f"{spec.id}.safetensors").write_bytes(b"half a file")
+    (resumed,), (straight,) = train(corpus, spec, partial=tmp_path), train(corpus, spec)
+    assert resumed.metrics == straight.metrics
+
+
+def test_muon_learns(corpus: Manifest, proxy: Proxy) -> None:
+    (record,) = train(corpus, RunSpec(Fixed(WEB), replace(proxy, optimizer="muon"), 0))
+    assert record.metrics["loss/web"] < math.log(64) - 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, by torch
+def test_compiled_run_is_the_run(corpus: Manifest, proxy: Proxy) -> None:
+    """To float tolerance; a second one in this process, of another mixture, compiles nothing."""
+    specs = [RunSpec(Fixed(m), proxy, 0) for m in mixtures(2)]
+    eager = train(corpus, *specs, slots=1)
+    compiled = [*train(corpus, specs[0], compiled=True)]
+    with torch.compiler.set_stance("fail_on_recompile"):
+        compiled += train(corpus, specs[1], compiled=True)
+    for a, b in zip(eager, compiled, strict=True):
+        assert a.metrics == pytest.approx(b.metrics, abs=5e-4)
+        assert b.machine["compiled"] == "true"
+
+
+def test_stack_of_different_shapes_is_refused(corpus: Manifest, proxy: Proxy) -> None:
+    with pytest.raises(RunFailed, match="must share all of the proxy but learning rate"):
+        train(corpus, RunSpec(Fixed(WEB), proxy, 0), RunSpec(Fixed(WEB), replace(proxy, batch=4), 0))
 
 
 def test_schedule_goes_through_its_phases(corpus: Manifest, proxy: Proxy) -> None:

@@ -1,0 +1,70 @@
+"""The output head and the cross-entropy in one: the logits are never held whole.
+
+Shapes: K stack (leading axes "..." may be missing), N tokens, d width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = {"cpu": 1 << 22, "cuda": 1 << 30}  # of logits at once: what a core's cache holds; a small part of a GPU
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """Mean next-token loss in nats [...] of hidden states [..., N, d] under a head [..., d, V] and targets [..., N].
+
+    The gradient is worked out in the forward pass, while a chunk's logits are there; the backward pass only scales it.
+    Logits and their gradient are float32, or the hidden states' precision where that multiplies matrices faster.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+        """The losses; gradients are kept for `backward`."""
+        count = targets.shape[-1]
+        d_hidden = torch.empty_like(hidden)
+        d_head = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
+        total = torch.zeros(targets.shape[:-1], dtype=torch.float32, device=head.device)
+        for now in chunks(hidden, head):
+            part, wanted = hidden[..., now, :], targets[..., now, None]
+            logs = torch.log_softmax((part @ head).float(), dim=-1)
+            total -= logs.gather(-1, wanted).sum((-2, -1))
+            gradient = logs.exp_()
+            gradient.scatter_add_(-1, wanted, torch.full_like(wanted, -1, dtype=gradient.dtype))
+            gradient = (gradient / count).to(head.dtype)
+            d_hidden[..., now, :] = gradient @ head.mT
+            d_head += part.mT @ gradient
+        ctx.save_for_backward(d_hidden, d_head.to(head.dtype))
+        return total / count
+
+    @staticmethod
+    def backward(ctx: Any, *scale: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Gradients of hidden states and head."""
+        d_hidden, d_head = ctx.saved_tensors
+        by = scale[0][..., None, None]
+        return d_hidden * by.to(d_hidden.dtype), d_head * by.to(d_head.dtype), None
+
+
+def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    """Losses in nats of every token, [..., N]; for evaluation, no gradients are kept."""
+    losses = torch.empty(targets.shape, dtype=torch.float32, device=head.device)
+    for now in chunks(hidden, head):
+        logits = (hidden[..., now, :] @ head).float()
+        chosen = logits.gather(-1, targets[..., now, None]).squeeze(-1)
+        losses[..., now] = logits.logsumexp(-1) - chosen
+    return losses
+
+
+def chunks(hidden: Tensor, head: Tensor) -> Iterator[slice]:
+    """Ranges of N whose logits, over the whole stack, are small enough."""
+    *stack, count, _ = hidden.shape
+    row = 4 * math.prod(stack) * head.shape[-1]
+    size = max(1, CHUNK_BYTES[head.device.type] // row)
+    parts = math.ceil(count / size)
+    size = math.ceil(count / parts)
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))

@@ -1,0 +1,94 @@
+"""The computations of a training step, compiled once in a process for each shape and setting.
+
+Parameters are arguments, so that one compiled graph serves every proxy that a worker trains, one after another or
+stacked.
+
+Shapes: K stack, P parameters of one model, B batch rows, S sequence.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mixopt.runs import Proxy
+from proxies.model import mean_loss, token_losses
+from proxies.optim import STEPS, Pace, State, clip_
+from proxies.parameters import Layout
+from proxies.sizes import shape
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Program:
+    """What one setting of proxies computes. Made by `program`, which compiles it where that is asked for."""
+
+    layout: Layout
+    dtype: torch.dtype
+    loss: Callable[[Tensor, Tensor], Tensor]
+    update: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
+
+    def descend(self, state: State, rows: Tensor, pace: Tensor) -> Tensor:
+        """One optimiser step, in place, on rows [K, B, S + 1] at pace [4, K]; the losses [K] before it."""
+        weights = state.weights.detach().requires_grad_()
+        loss_K = self.loss(weights, rows)
+        (gradient,) = torch.autograd.grad(loss_K.sum(), weights)
+        with torch.no_grad():
+            self.update(*state, gradient, pace)
+        return loss_K.detach()
+
+    def token_losses(self, weights: Tensor, rows: Tensor) -> Tensor:
+        """Held-out losses in nats [K, B, S] of rows [K, B, S + 1]."""
+        return token_losses(weights, self.layout, rows, self.dtype)
+
+
+def program(proxy: Proxy, vocabulary: int, compiled: bool) -> Program:
+    """The program of this proxy's shape, precision and optimiser."""
+    return _make(Layout(shape(proxy.size), vocabulary), proxy.precision, proxy.optimizer, compiled)
+
+
+@functools.cache
+def _make(layout: Layout, precision: str, optimizer: str, compiled: bool) -> Program:
+    dtype, step = PRECISIONS[precision], STEPS[optimizer]
+
+    def loss(weights: Tensor, rows: Tensor) -> Tensor:
+        return mean_loss(weights, layout, rows, dtype)
+
+    def update(weights: Tensor, first: Tensor, second: Tensor, gradient: Tensor, pace: Tensor) -> None:
+        clip_(gradient)
+        step(State(weights, first, second), gradient, Pace(*pace), layout)
+
+    if compiled:
+        loss = torch.compile(loss, fullgraph=True, dynamic=False)
+        update = torch.compile(update, fullgraph=True, dynamic=False)
+    return Program(layout, dtype, loss, update)
+
+
+def multiply_rate(dtype: torch.dtype, seconds: float = 0.2) -> float:
+    """FLOP per second of one thread multiplying matrices as large as those of a 4m proxy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        a, b = torch.ones(1024, 256, dtype=dtype), torch.ones(256, 1024, dtype=dtype)
+        a @ b
+        began, count = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            a @ b
+            count += 1
+        return 2 * 1024 * 1024 * 256 * count / (time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def can_compile(device: str) -> bool:
+    """Whether this machine has what torch.compile needs: a C++ compiler, on a GPU Triton."""
+    if device == "cpu":
+        return any(shutil.which(name) for name in ("g++", "c++", "clang++"))
+    return torch.utils._triton.has_triton()
