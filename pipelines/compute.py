@@ -33,7 +33,7 @@ def make_executor(job: Job, manifest: Manifest) -> Executor:
         refuse_too_large(job, chosen, vocabulary)
     partial = manifest.root.parents[1] / "partial"  # of the store that holds data/<key>
     compiles = bool(compiled(job, len(manifest.domains), vocabulary).value)
-    train = Trainer(manifest.root, compute.device, compiled=compiles, partial=partial)
+    train = Trainer(manifest.root, compute.device, stack(job, chosen), compiles, partial)
     if compute.executor == "ray":
         gpus = 1.0 if compute.device.startswith("cuda") else 0.0
         return RayExecutor(train, max(1, compute.workers), stack(job, chosen), compute.address, gpus)

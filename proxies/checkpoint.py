@@ -2,14 +2,15 @@
 
     folder/<run id>.safetensors
 
-One file, written under another name and renamed: a killed writer leaves the checkpoint before it. A run is kept by itself,
-not with its stack, so that it can go on in any stack. The only home of safetensors, which training without checkpoints
-does not need.
+One file, written under another name and renamed: a killed writer leaves the checkpoint before it. A run is kept by
+itself, not with its stack, so that it can go on in any stack. What searches that were given up have left may be deleted
+at any time. The only home of safetensors, which training without checkpoints does not need.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def save(folder: Path, run_id: str, tensors: dict[str, Tensor], body: dict[str, 
 
     folder.mkdir(parents=True, exist_ok=True)
     path = _path(folder, run_id)
-    half = path.with_suffix(".half")
+    half = path.with_suffix(f".{os.getpid()}.half")
     save_file(tensors, half, {"schema": VERSION, "run": json.dumps(body)})
     half.replace(path)
 

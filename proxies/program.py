@@ -21,7 +21,7 @@ from mixopt.runs import Proxy
 from proxies.model import mean_loss, token_losses
 from proxies.optim import STEPS, Pace, State, clip_
 from proxies.parameters import Layout
-from proxies.sizes import shape
+from proxies.sizes import rows_at_once, shape
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -36,13 +36,25 @@ class Program:
     update: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
 
     def descend(self, state: State, rows: Tensor, pace: Tensor) -> Tensor:
-        """One optimiser step, in place, on rows [K, B, S + 1] at pace [4, K]; the losses [K] before it."""
-        weights = state.weights.detach().requires_grad_()
-        loss_K = self.loss(weights, rows)
-        (gradient,) = torch.autograd.grad(loss_K.sum(), weights)
+        """One optimiser step, in place, on rows [K, B, S + 1] at pace [4, K]; the losses [K] before it.
+
+        Long batches go through the model in parts, so that memory does not grow with them.
+        """
+        first, *others = rows.split(rows_at_once(rows.shape[1], rows.shape[2] - 1), dim=1)
+        loss_K, gradient = self._gradient(state, first, rows.shape[1])
+        for part in others:
+            more_K, more = self._gradient(state, part, rows.shape[1])
+            loss_K, gradient = loss_K + more_K, gradient.add_(more)
         with torch.no_grad():
             self.update(*state, gradient, pace)
-        return loss_K.detach()
+        return loss_K
+
+    def _gradient(self, state: State, part: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        """What some rows of a batch add to the losses [K] and to their gradients [K, P]."""
+        weights = state.weights.detach().requires_grad_()
+        loss_K = self.loss(weights, part.contiguous()) * (part.shape[1] / batch)
+        (gradient,) = torch.autograd.grad(loss_K.sum(), weights)
+        return loss_K.detach(), gradient
 
     def token_losses(self, weights: Tensor, rows: Tensor) -> Tensor:
         """Held-out losses in nats [K, B, S] of rows [K, B, S + 1]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from mixopt.errors import JobError, did_you_mean
@@ -43,6 +44,7 @@ SIZES = {
     "150m": Shape(896, 15, 14, 2392, 2048),
     "400m": Shape(1280, 20, 20, 3416, 2048),
 }
+PART_TOKENS = 1 << 14
 STEP_LAW_FROM, STEP_LAW_TO = 60_000_000, 1_000_000_000
 
 
@@ -61,6 +63,11 @@ def shape(size: str) -> Shape:
     return SIZES[size]
 
 
+def rows_at_once(rows: int, sequence: int) -> int:
+    """Rows of a batch that go through the model together: about equal parts of at most 16,384 tokens, or a row."""
+    return math.ceil(rows / math.ceil(rows / max(1, PART_TOKENS // sequence)))
+
+
 def member_bytes(form: Shape, vocabulary: int, rows: int, precision: str = "float32") -> int:
     """Memory that one proxy takes while it trains: parameters, moments, gradients, and a step's activations.
 
@@ -70,7 +77,7 @@ def member_bytes(form: Shape, vocabulary: int, rows: int, precision: str = "floa
     parameters = form.parameters + 2 * form.width * vocabulary
     numbers = form.layers * (16 * form.width + 4 * form.hidden) + 6 * form.width
     wide = 4 if precision == "float32" else 3
-    return 24 * parameters + rows * form.sequence * numbers * wide * 3 // 2
+    return 24 * parameters + rows_at_once(rows, form.sequence) * form.sequence * numbers * wide * 3 // 2
 
 
 def learning_rate(parameters: int, tokens: int) -> Derived:

@@ -60,11 +60,16 @@ class TokenStore:
         return list(zip(own.starts[:-1].tolist(), own.shards, strict=True))
 
     def gather(self, blocks: IntArray, split: str = "train", dtype: DTypeLike = np.int64) -> Rows:
-        """The rows [N, S + 1] of these block numbers [N], whatever their domains and shards."""
+        """The rows [N, S + 1] of these block numbers [N], whatever their domains and shards.
+
+        Raises IndexError for a number that no block has.
+        """
         own, flat = self._splits[split], blocks.ravel()
         rows = np.empty((len(flat), self.sequence + 1), dtype)
         order = np.argsort(flat)
         cuts = np.searchsorted(flat, own.starts, sorter=order)
+        if cuts[-1] - cuts[0] != len(flat):
+            raise IndexError(f"blocks are numbered from 0 to {own.starts[-1] - 1} (got {flat.min()} to {flat.max()}).")
         for i in np.flatnonzero(np.diff(cuts)):
             mine = order[cuts[i] : cuts[i + 1]]
             rows[mine] = self._view(own.shards[i])[flat[mine] - own.starts[i]]

@@ -63,15 +63,18 @@ class Trainer:
 
         Raises RunFailed for specs that cannot share a stack, DataError for other data, DeviceLost for a dead GPU.
         """
-        left, asked = list(specs), min(len(specs), self.slots or len(specs))
-        manifest, proxy = Manifest.load(self.data), specs[0].proxy
+        left, manifest, proxy = list(specs), Manifest.load(self.data), specs[0].proxy
+        asked = min(len(specs), self.slots or len(specs))
         each = member_bytes(shape(proxy.size), manifest.tokenizer.vocabulary, proxy.batch, proxy.precision)
-        slots = min(asked, max(1, int(MEMORY_SHARE * memory(self.device)) // each))
+        room = max(1, int(MEMORY_SHARE * memory(self.device)) // each)
+        slots = min(asked, room)
+        if self.compiled:  # of a few widths only: each is compiled once
+            slots = min(self.slots or asked, room, 1 << (slots - 1).bit_length())
         while left:
             try:
                 for record in _Stack(manifest, left, slots, self).train():
                     left.remove(record.spec)
-                    stacked = str(slots) if slots == asked else f"{slots} of {asked} asked for: memory"
+                    stacked = str(slots) if slots >= asked else f"{slots} of {asked} asked for: memory"
                     yield replace(record, machine={**record.machine, "stack": stacked})
             except torch.OutOfMemoryError:
                 if slots == 1:
@@ -292,13 +295,13 @@ def machine(trainer: Trainer) -> dict[str, str]:
     }
 
 
-def tokens_per_second(size: str, vocabulary: int, batch: int, compiled: bool, seconds: float = 2.0) -> float:
-    """Training tokens per second of one thread, measured on random tokens for about this long."""
+def tokens_per_second(size: str, vocabulary: int, batch: int, seconds: float = 2.0) -> float:
+    """Training tokens per second of one thread, not compiled, measured on random tokens for about this long."""
     threads, sequence = torch.get_num_threads(), shape(size).sequence
     proxy = Proxy(size, batch * sequence, sequence, batch, 0.001, 1, 0, {}, "")
     torch.set_num_threads(1)
     try:
-        steps_of = program(proxy, vocabulary, compiled)
+        steps_of = program(proxy, vocabulary, compiled=False)
         weights = init(steps_of.layout, 0)[None]
         state = State(weights, torch.zeros_like(weights), torch.zeros_like(weights))
         generator = torch.Generator().manual_seed(0)

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +307,32 @@ def test_an_error_in_the_middle_leaves_nothing_behind(tmp_path: Path, scratch: P
     )
     assert "bad.jsonl, line 201: not valid JSON" in said
     assert leftovers(scratch) == []
+
+
+def test_batches_come_back_in_order_and_few_are_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "THREADS", 3)
+    taken: list[int] = []
+
+    def batches() -> Iterator[int]:
+        for i in range(50):
+            taken.append(i)
+            yield i
+
+    def slow_at_first(i: int) -> int:
+        time.sleep(0.02 if i == 0 else 0)
+        return -i
+
+    with ThreadPoolExecutor(3) as pool:
+        for i, result in enumerate(module._ahead(pool, slow_at_first, batches())):
+            assert result == -i
+            assert len(taken) <= i + 4
+
+
+def test_an_error_while_encoding_comes_through() -> None:
+    encoder = module.tokenizer.make(BYTES, ())
+    broken = [("train", "\ud800 no Unicode text", 3)]
+    with ThreadPoolExecutor(1) as pool, pytest.raises(UnicodeEncodeError):
+        list(module._ahead(pool, partial(module._encoded, encoder), [broken]))
 
 
 def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:

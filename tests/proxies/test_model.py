@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from proxies import loss
 from proxies.model import mean_loss, token_losses
 from proxies.parameters import Layout, init
-from proxies.sizes import SIZES, Shape, batch_rows, learning_rate
+from proxies.sizes import SIZES, Shape, batch_rows, learning_rate, member_bytes, rows_at_once
 
 SMALL = Layout(SIZES["10k"], 64)
 F32 = torch.float32
@@ -99,6 +99,17 @@ def test_parameters_are_counted() -> None:
 
 def test_ladder_reaches_60m() -> None:
     assert any(s.parameters >= 59e6 for s in SIZES.values())
+
+
+def test_batches_are_cut_into_parts_of_about_one_size() -> None:
+    assert [rows_at_once(rows, 1024) for rows in (8, 16, 24, 17, 146)] == [8, 16, 12, 9, 15]
+    assert rows_at_once(3, 1 << 20) == 1
+
+
+def test_a_longer_batch_takes_no_more_memory_once_it_is_cut() -> None:
+    form = SIZES["30m"]
+    assert member_bytes(form, 4096, 16) == member_bytes(form, 4096, 160) > member_bytes(form, 4096, 4)
+    assert member_bytes(form, 4096, 4) == pytest.approx(2.7 * 2**30, rel=0.6)  # measured: 2.7 GiB
 
 
 def test_step_law_inside_its_range() -> None:

@@ -92,6 +92,12 @@ def test_block_numbers_run_through_domains_and_shards(corpus: Manifest) -> None:
     assert store.gather(blocks, dtype=store.dtype).dtype == np.dtype("<u2")
 
 
+@pytest.mark.parametrize("block", [-1, 935])
+def test_a_block_that_is_not_there(corpus: Manifest, block: int) -> None:
+    with pytest.raises(IndexError, match=rf"from 0 to 934 \(got {min(0, block)} to {max(0, block)}\)"):
+        TokenStore(corpus, 64).gather(np.array([0, block]))
+
+
 def test_blocks_and_rows_are_of_one_mind(corpus: Manifest, sampler: Sampler) -> None:
     none = np.zeros(3, dtype=np.int64)
     blocks, drawn_D = sampler.blocks(W_D, 5, 7, none)

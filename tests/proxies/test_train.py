@@ -17,7 +17,7 @@ from mixopt.errors import DataError, RunFailed
 from mixopt.mixture import Mixture, Schedule, Segment
 from mixopt.policy import Feedback, Fixed, Scheduled
 from mixopt.runs import Proxy, RunRecord, RunSpec
-from proxies import checkpoint
+from proxies import checkpoint, sizes
 from proxies.train import Trainer
 
 WEB = Mixture({"code": 0.1, "law": 0.2, "web": 0.7})
@@ -173,6 +173,15 @@ def test_unreadable_checkpoint_is_a_fresh_start(corpus: Manifest, proxy: Proxy, 
     (tmp_path / f"{spec.id}.safetensors").write_bytes(b"half a file")
     (resumed,), (straight,) = train(corpus, spec, partial=tmp_path), train(corpus, spec)
     assert resumed.metrics == straight.metrics
+
+
+def test_long_batches_go_through_in_parts(corpus: Manifest, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = RunSpec(Fixed(WEB), proxy, 0)
+    (whole,) = train(corpus, spec)
+    monkeypatch.setattr(sizes, "PART_TOKENS", 3 * 64)  # 3, 3 and 2 rows of 8
+    (parts,) = train(corpus, spec)
+    assert parts.metrics == pytest.approx(whole.metrics, abs=5e-5)
+    assert parts.metrics != whole.metrics
 
 
 def test_muon_learns(corpus: Manifest, proxy: Proxy) -> None:
