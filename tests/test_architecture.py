@@ -21,6 +21,8 @@ HOMES = {
     "ruamel": ["mixopt/yaml_text.py"],
     "datasets": ["pipelines/readers.py"],
     "tokenizers": ["pipelines/tokenizer.py"],
+    "pyarrow": ["pipelines/tokenizer.py"],
+    "safetensors": ["proxies/checkpoint.py"],
     "ray": ["pipelines/ray_executor.py"],
     "mlflow": ["pipelines/mlflow_tracker.py"],
     "typer": ["pipelines/cli.py", "pipelines/cli_proxies.py", "pipelines/cli_tables.py"],

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import unicodedata
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import AddedToken, models, pre_tokenizers, processors
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Library
 
 from mixopt.data import TokenizerConfig
@@ -89,6 +94,90 @@ def test_long_documents_are_encoded_in_pieces(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(tokenizer, "PIECE", 100)
     assert [ids.tolist() for ids in encoder.encode(texts[:1])] == [whole[0].tolist()]
     assert [len(ids) for ids in encoder.encode(texts)][2:] == [len(ids) for ids in whole][2:]
+
+
+SPLITTING = [
+    *TEXTS,
+    "it's we've I'll don't 'tis ''s 'S x'd'm",
+    "a  b   c\td \t e\n\n  f\r\n g\x0b\x0ch  \n",
+    " \u00a0\u2003x\u3000 \u2028y\x85z \x1c1\x1fa",
+    "12³ ⅷ½ ٣٤ 1,000.5 x2 2x _a_ -- ...!? «α» e\u0301",
+    "nul \0 inside  \0\0 and 's",
+    "long" * 40 + " " * 70 + "!" * 50,
+    " ",
+    "👩\u200d👩 😀😀 漢字 かな ไทย العربية",
+]
+
+
+def alone(encoder: Encoder, folder: Path, text: str) -> list[int]:
+    """What the bare library makes of a text."""
+    encoder.save(folder)
+    library = Library.from_file(str(folder / encoder.identity.file))
+    library.encode_special_tokens = True
+    return library.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("bound", ["KNOWN_WORDS", "KNOWN_LENGTH", "PIECES"])
+def test_words_are_encoded_as_the_library_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    monkeypatch.setattr(tokenizer, bound, 3)
+    encoder = trained(340)
+    wanted = [alone(encoder, tmp_path, text) for text in SPLITTING]
+    for _ in range(2):  # the second time with words that are known
+        assert [ids[:-1].tolist() for ids in encoder.encode(SPLITTING)] == wanted
+    for text, ids in zip(SPLITTING, wanted, strict=True):
+        assert encoder.encode([text])[0][:-1].tolist() == ids
+    assert encoder.encode([]) == []
+
+
+@drawn(st.lists(st.text(st.sampled_from("aZ 1'sré²\n\t\u00a0.…\0\u3000ll🙂"), max_size=30), max_size=4))
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_encoded_as_the_library_does(texts: list[str]) -> None:
+    encoder, library = small_encoder()
+    found = [ids[:-1].tolist() for ids in encoder.encode(texts)]
+    assert found == [library.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+@cache
+def small_encoder() -> tuple[Encoder, Library]:
+    body = tokenizer.train([*SAMPLE, *SPLITTING], 400, END_OF_TEXT)
+    return tokenizer.Subwords("train", body, END_OF_TEXT), Library.from_str(body)
+
+
+def test_words_are_those_of_the_library() -> None:
+    """Where letters, numbers, spaces and others begin and end in Unicode, but for what is left to the library."""
+    library = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    points = [chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000]
+    kinds = [unicodedata.category(point) for point in points]
+    changes = [i for i in range(1, len(points)) if kinds[i] != kinds[i - 1]]
+    edges = [points[j] for i in changes for j in (i - 1, i) if kinds[j] != "Cn"]
+    sure = [point for point, alike in zip(edges, tokenizer._split_alike(edges), strict=True) if alike]
+    assert len(sure) > 3000
+    text = "".join(f"a{c}1{c}. {c}a {c}  {c}{c}" for c in sure)
+    wanted = [text[first:last] for _, (first, last) in library.pre_tokenize_str(text)]
+    assert [word for word in tokenizer._words([text])[0].as_py() if word] == wanted
+
+
+def test_characters_that_are_too_new_are_left_to_the_library() -> None:
+    encoder, library = small_encoder()
+    texts = ["the cat", "\U0003fffe\u0378 's", "x", "a\0b"]
+    assert tokenizer._split_alike(texts) == [True, False, True, False]
+    for text, ids in zip(texts, encoder.encode(texts), strict=True):
+        assert ids[:-1].tolist() == library.encode(text, add_special_tokens=False).ids
+
+
+def test_other_ways_of_splitting_are_left_to_the_library(tmp_path: Path) -> None:
+    text = "the cat  sat\non the hill's <x> CAT 12"
+    changes = (
+        lambda library: setattr(library, "pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=True)),
+        lambda library: setattr(library, "pre_tokenizer", pre_tokenizers.ByteLevel(False, use_regex=False)),
+        lambda library: setattr(library, "normalizer", normalizers.Lowercase()),
+        lambda library: library.add_tokens(["<x>", "t  s"]),
+    )
+    for change in changes:
+        library = Library.from_str(tokenizer.train(SAMPLE, 340, "<eos>"))
+        change(library)
+        encoder = given(tmp_path, library)
+        assert encoder.encode([text])[0][:-1].tolist() == library.encode(text, add_special_tokens=False).ids
 
 
 def test_a_file_with_a_large_vocabulary_is_four_bytes_wide(tmp_path: Path) -> None:
