@@ -6,12 +6,11 @@ from mixopt.domains import Manifest
 from mixopt.errors import JobError
 from mixopt.job import Job
 from mixopt.study import Executor
-from mixopt.validate import BEST, PRIOR, RECOMMENDED, UNIFORM
 from pipelines.local_executor import LocalExecutor
 from pipelines.plan import Setting, cost, setting
 from pipelines.ray_executor import RayExecutor
 from proxies.program import can_compile
-from proxies.sizes import Derived, member_bytes
+from proxies.sizes import Derived, member_bytes, rows_at_once
 from proxies.train import Trainer, available, memory
 
 STACK_TOKENS = 1 << 18  # tokens of a step of a whole stack that keep a GPU busy: 128k to 512k
@@ -37,7 +36,8 @@ def make_executor(job: Job, manifest: Manifest) -> Executor:
     if compute.executor == "ray":
         gpus = 1.0 if compute.device.startswith("cuda") else 0.0
         return RayExecutor(train, max(1, compute.workers), stack(job, chosen), compute.address, gpus)
-    return LocalExecutor(train, compute.workers, stack(job, chosen))
+    workers = compute.workers if compute.device == "cpu" else min(1, compute.workers)  # that share nothing
+    return LocalExecutor(train, workers, stack(job, chosen))
 
 
 def stack(job: Job, chosen: Setting) -> int:
@@ -46,7 +46,8 @@ def stack(job: Job, chosen: Setting) -> int:
         return job.compute.stack
     if job.compute.device == "cpu":
         return 1
-    return max(1, STACK_TOKENS // (chosen.batch * chosen.shape.sequence))
+    sequence = chosen.shape.sequence
+    return max(1, STACK_TOKENS // (rows_at_once(chosen.batch, sequence) * sequence))
 
 
 def compiled(job: Job, domains: int, vocabulary: int) -> Derived:
@@ -64,14 +65,11 @@ def compiled(job: Job, domains: int, vocabulary: int) -> Derived:
         return Derived(compute.compile, f"compute.compile is {str(compute.compile).lower()}")
     if compute.device != "cpu":
         return Derived(able, "training steps compiled: on a GPU they always are" if able else "no Triton: not compiled")
-    seconds = cost(job, domains, vocabulary, len(ARMS))["flops"] / max(1, compute.workers) / CORE_FLOPS
+    seconds = cost(job, domains, vocabulary)["flops"] / max(1, compute.workers) / CORE_FLOPS
     why = f"about {seconds:,.0f} s of training per worker, compiling pays from {COMPILE_FROM:.0f} s"
     if seconds < COMPILE_FROM:
         return Derived(False, f"training steps not compiled: {why}")
     return Derived(able, f"training steps compiled: {why}" if able else f"not compiled for want of a compiler: {why}")
-
-
-ARMS = (RECOMMENDED, PRIOR, UNIFORM, BEST)
 
 
 def refuse_too_large(job: Job, chosen: Setting, vocabulary: int) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from mixopt.domains import Domain
 from mixopt.errors import JobError
 from mixopt.job import Job
-from mixopt.validate import BEST, PRIOR, RECOMMENDED, UNIFORM
 from pipelines import environment, readers, tokenizer, tuned
 from pipelines.compute import compiled, refuse_too_large
 from pipelines.plan import cost, make_space, refuse_too_few, setting
@@ -34,9 +33,8 @@ def dry_run(job: Job, folder: Path) -> dict[str, Any]:
     if not available(job.compute.device):
         raise JobError(f"compute.device: {job.compute.device} is not there: torch sees no such GPU. Use cpu.")
     vocabulary = tokenizer.vocabulary(config.tokenizer)
-    arms = [RECOMMENDED, PRIOR, UNIFORM, *([] if job.is_baseline else [BEST])]
     rate = tuned.find(job, job.store_path(folder), names, vocabulary)
-    found = cost(job, len(names), vocabulary, len(arms), rate)
+    found = cost(job, len(names), vocabulary, rate)
     chosen = setting(job, len(names), rate)
     refuse_too_large(job, chosen, vocabulary)
     compiles = compiled(job, len(names), vocabulary)

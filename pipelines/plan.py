@@ -14,6 +14,7 @@ from mixopt.mixture import Mixture
 from mixopt.runs import Objective, Proxy
 from mixopt.space import MixtureSpace
 from mixopt.study import Method, Study
+from mixopt.validate import BEST, PRIOR, RECOMMENDED, UNIFORM
 from proxies.sizes import Derived, Shape, batch_rows, eval_tokens, learning_rate, shape
 from proxies.tokens import TokenStore, check_lengths, supply_tokens, supply_wanted
 
@@ -37,7 +38,7 @@ class Setting:
 def setting(job: Job, domains: int, tuned: Derived | None = None) -> Setting:
     """Derive what the job does not say, for this many domains; `tuned` is a learning rate that was swept.
 
-    Raises JobError for less than one step, and for horizons that are not a step long.
+    Raises JobError for less than one step, and for horizons of less than two steps.
     """
     section, form = job.proxies, shape(job.proxies.size)
     reasons = [f"{section.size}: {form.parameters:,} non-embedding parameters, rows of {form.sequence} tokens"]
@@ -67,6 +68,10 @@ def setting(job: Job, domains: int, tuned: Derived | None = None) -> Setting:
         reasons.append(f"matrix products in {precision}: compute.device is {job.compute.device}")
     if tokens < batch * form.sequence:
         raise JobError(f"proxies.tokens: {tokens:,} are less than one step ({batch} rows of {form.sequence} tokens).")
+    steps = tokens // (batch * form.sequence)
+    for part in section.horizons:
+        if round(part * steps) < 2:
+            raise JobError(f"proxies.horizons: {part:g} of a run of {steps} steps is less than two. Leave it out.")
     return Setting(form, tokens, count, batch, rate, held_out, precision, tuple(reasons))
 
 
@@ -145,11 +150,12 @@ def repetition_notes(job: Job, study: Study, manifest: Manifest) -> list[str]:
     return notes
 
 
-def cost(job: Job, domains: int, vocabulary: int, arms: int, tuned: Derived | None = None) -> Mapping[str, Any]:
+def cost(job: Job, domains: int, vocabulary: int, tuned: Derived | None = None) -> Mapping[str, Any]:
     """What a search will train, before any text is read: runs, tokens and FLOPs."""
     chosen = setting(job, domains, tuned)
     count = 0 if job.is_baseline else chosen.count
-    runs = count + arms * job.validation.seeds
+    arms = [RECOMMENDED, PRIOR, UNIFORM, *([] if job.is_baseline else [BEST])]
+    runs = count + len(arms) * job.validation.seeds
     per_token = chosen.shape.flops(vocabulary)
     evaluated = chosen.eval_tokens * domains * job.proxies.checkpoints
     return {

@@ -35,7 +35,7 @@ from pipelines.tokenizer import Encoder, TokenArray
 
 FORMAT = "mixopt.data/v2"
 SHARD_TOKENS = 1 << 28
-THREADS = min(4, len(os.sched_getaffinity(0)))  # that encode; one more reads, which takes a sixth of the time
+THREADS = min(4, os.cpu_count() or 1)  # that encode; one more reads, which takes a sixth of the time
 BATCH_BYTES = 1 << 21  # of text, encoded at once
 SAMPLE_BYTES = 1 << 25  # of text, on which a tokenizer is trained
 SAMPLE_PART = 1 << 16  # of it, from each file that is sampled, at least

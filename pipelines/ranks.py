@@ -53,8 +53,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two settings: the text as its tokenizer reads it, and the proxies."""
+    """One of the two settings: its job, the text as its tokenizer reads it, and the proxies."""
 
+    job: Job
     manifest: Manifest
     chosen: Setting
     proxy: Proxy
@@ -84,7 +85,7 @@ def run(job: Job, folder: Path, change: Change, mixtures: int, progress: Progres
     manifest = prepare(job.data_config(folder), store, progress)
     rate = tuned.find(job, store, manifest.names, manifest.tokenizer.vocabulary)
     study = replace(make_study(job, manifest, rate), count=mixtures)
-    own = Side(manifest, setting(job, len(manifest.domains), rate), study.proxy)
+    own = Side(job, manifest, setting(job, len(manifest.domains), rate), study.proxy)
     other = None if change == Change() else changed(job, folder, own, change, progress)
     specs = RegMix().ask(study, np.random.default_rng([study.seed, 0]))
     shop = Workshop(make_executor(job, manifest), Store(store), progress)
@@ -93,7 +94,7 @@ def run(job: Job, folder: Path, change: Change, mixtures: int, progress: Progres
     swarms = [Swarm(made[: len(made) // 2]), Swarm(made[len(made) // 2 :])]
     trained = set(shop.trained)
     if other is not None:
-        shop = Workshop(make_executor(job, other.manifest), Store(store), progress)
+        shop = Workshop(make_executor(other.job, other.manifest), Store(store), progress)
         swarms.append(shop.make([replace(spec, proxy=other.proxy) for spec in specs], "the other proxies"))
         trained |= shop.trained
     return {
@@ -131,7 +132,7 @@ def changed(job: Job, folder: Path, own: Side, change: Change, progress: Progres
             f"ranks: these are the job's own proxies ({proxy.size}, {proxy.tokens:,} tokens, vocabulary "
             f"{manifest.tokenizer.vocabulary:,}). Name another --size, --vocabulary or --tokens, or use --seed-only."
         )
-    return Side(manifest, chosen, proxy)
+    return Side(other, manifest, chosen, proxy)
 
 
 def retokenised(job: Job, folder: Path, manifest: Manifest, vocabulary: int, progress: Progress) -> Manifest:

@@ -12,7 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = {"cpu": 1 << 22, "cuda": 1 << 30}  # of logits at once: what a core's cache holds; a small part of a GPU
+CHUNK_BYTES = {
+    "cpu": 1 << 22,
+    "cuda": 1 << 24,
+}  # of a member's logits at once: what a core's cache holds; more on a GPU
+MOST_CHUNKS = 16  # in a compiled graph, which holds them one after another
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -60,10 +64,11 @@ def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
 
 
 def chunks(hidden: Tensor, head: Tensor) -> Iterator[slice]:
-    """Ranges of N whose logits, over the whole stack, are small enough."""
-    *stack, count, _ = hidden.shape
-    row = 4 * math.prod(stack) * head.shape[-1]
-    size = max(1, CHUNK_BYTES[head.device.type] // row)
+    """Ranges of N for which one member's logits are few enough; the same in any stack, so that its losses are."""
+    count = hidden.shape[-2]
+    size = max(1, CHUNK_BYTES[head.device.type] // (4 * head.shape[-1]))
+    if torch.compiler.is_compiling():
+        size = max(size, math.ceil(count / MOST_CHUNKS))
     parts = math.ceil(count / size)
     size = math.ceil(count / parts)
     for start in range(0, count, size):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,14 +67,12 @@ class Horizon:
 
 def pace(proxies: Sequence[Proxy], horizons: Sequence[Horizon], starts: Sequence[int], steps: int) -> Tensor:
     """The coming steps' numbers [T, 4, K]: member k is at step starts[k] of horizons[k]."""
-    table = torch.empty(steps, 4, len(proxies), dtype=torch.float64)
-    for k, (proxy, horizon, start) in enumerate(zip(proxies, horizons, starts, strict=True)):
-        for t in range(steps):
-            rate = proxy.learning_rate * horizon.rate(start + t)
-            done = start + t + 1
-            row = (rate, rate * proxy.weight_decay, 1 - BETA1**done, 1 - BETA2**done)
-            table[t, :, k] = torch.tensor(row, dtype=torch.float64)
-    return table.float()
+    done_TK = np.arange(1, steps + 1)[:, None] + np.array(starts)
+    share_TK = np.array([[h.rate(start + t) for h, start in zip(horizons, starts, strict=True)] for t in range(steps)])
+    rate_TK = share_TK * [proxy.learning_rate for proxy in proxies]
+    decay_TK = rate_TK * [proxy.weight_decay for proxy in proxies]
+    table = np.stack([rate_TK, decay_TK, 1 - BETA1**done_TK, 1 - BETA2**done_TK], axis=1)
+    return torch.from_numpy(table).float()
 
 
 def clip_(gradient: Tensor) -> None:

@@ -23,6 +23,7 @@ from proxies.optim import STEPS, Pace, State, clip_
 from proxies.parameters import Layout
 from proxies.sizes import rows_at_once, shape
 
+GRAPHS = 64  # compiled in one process: settings of proxies, widths of stacks, whole and last parts of batches
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -78,6 +79,7 @@ def _make(layout: Layout, precision: str, optimizer: str, compiled: bool) -> Pro
         step(State(weights, first, second), gradient, Pace(*pace), layout)
 
     if compiled:
+        torch._dynamo.config.recompile_limit = GRAPHS
         loss = torch.compile(loss, fullgraph=True, dynamic=False)
         update = torch.compile(update, fullgraph=True, dynamic=False)
     return Program(layout, dtype, loss, update)
@@ -100,7 +102,9 @@ def multiply_rate(dtype: torch.dtype, seconds: float = 0.2) -> float:
 
 
 def can_compile(device: str) -> bool:
-    """Whether this machine has what torch.compile needs: a C++ compiler, on a GPU Triton."""
+    """Whether this machine has what torch.compile needs: a C++ compiler, on a GPU Triton and a C compiler."""
     if device == "cpu":
         return any(shutil.which(name) for name in ("g++", "c++", "clang++"))
-    return torch.utils._triton.has_triton()
+    from torch.utils._triton import has_triton
+
+    return has_triton() and any(shutil.which(name) for name in ("gcc", "cc", "clang"))

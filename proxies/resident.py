@@ -71,7 +71,7 @@ def placed(store: TokenStore, device: str) -> Gather:
     """The rows of a store on a device: resident where they fit. A host has them mapped and needs no copy."""
     if device == "cpu":
         return Streamed(store, device)
-    free, _ = torch.cuda.mem_get_info(device)
+    free, _ = torch.cuda.mem_get_info(device)  # before any stack is there
     return Resident(store, device) if fits(store, free) else Streamed(store, device)
 
 

@@ -10,6 +10,7 @@ Shapes: K stack, D domains, T steps, B batch rows, S sequence, P parameters of o
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import platform
@@ -34,11 +35,12 @@ from proxies.members import Course, Member
 from proxies.optim import Horizon, State, pace
 from proxies.parameters import Layout, init
 from proxies.program import program
-from proxies.resident import placed
-from proxies.sizes import member_bytes, shape
+from proxies.resident import Gather, placed
+from proxies.sizes import member_bytes, rows_at_once, shape
 from proxies.tokens import Sampler, TokenStore
 
-MEMORY_SHARE = 0.8  # of a device's memory that a stack plans with; rows and the libraries' own take the rest
+MEMORY_SHARE = 0.7  # of a device's memory that a stack plans with; the loss and the libraries' own take the rest
+SAVING = 20.0  # times as long as it takes to save them, runs train before they are saved again
 CHUNK = 64  # steps whose rows are gathered at once, at most
 SIGNALS = frozenset({"valid"})
 
@@ -63,31 +65,49 @@ class Trainer:
 
         Raises RunFailed for specs that cannot share a stack, DataError for other data, DeviceLost for a dead GPU.
         """
-        left, manifest, proxy = list(specs), Manifest.load(self.data), specs[0].proxy
-        asked = min(len(specs), self.slots or len(specs))
-        each = member_bytes(shape(proxy.size), manifest.tokenizer.vocabulary, proxy.batch, proxy.precision)
-        room = max(1, int(MEMORY_SHARE * memory(self.device)) // each)
-        slots = min(asked, room)
-        if self.compiled:  # of a few widths only: each is compiled once
-            slots = min(self.slots or asked, room, 1 << (slots - 1).bit_length())
-        while left:
+        manifest, waiting = Manifest.load(self.data), list(specs)
+        proxy = _shared_proxy(specs, manifest)
+        wanted = min(len(specs), self.slots or len(specs))
+        slots = 0
+        while waiting:
+            full = False
             try:
-                for record in _Stack(manifest, left, slots, self).train():
-                    left.remove(record.spec)
-                    stacked = str(slots) if slots >= asked else f"{slots} of {asked} asked for: memory"
-                    yield replace(record, machine={**record.machine, "stack": stacked})
+                rows = _rows(self.data, proxy.sequence, self.device)
+                slots = slots // 2 if slots else self._width(wanted, proxy, manifest.tokenizer.vocabulary)
+                for record in _Stack(manifest, rows, waiting, slots, self).train():
+                    waiting.remove(record.spec)
+                    stack = str(slots) if slots >= wanted else f"{slots} of {wanted} asked for: memory"
+                    yield replace(record, machine={**record.machine, "stack": stack})
             except torch.OutOfMemoryError:
+                full = True  # what was kept in `partial` goes on
                 if slots == 1:
                     raise
-                slots = math.ceil(slots / 2)  # what was kept in `partial` goes on
-                torch.cuda.empty_cache()
-            except torch.AcceleratorError as e:
+            except RuntimeError as e:
+                if _alive(self.device):
+                    raise
                 raise DeviceLost(f"{self.device} is gone: {e}") from e
+            if full:  # here, where the exception no longer holds the stack
+                torch.cuda.empty_cache()
+        if self.partial is not None:
+            for spec in specs:
+                checkpoint.drop(self.partial, spec.id)
+
+    def _width(self, wanted: int, proxy: Proxy, vocabulary: int) -> int:
+        """Slots of a stack: those wanted, fewer where memory holds no more; compiled, a power of two, of which are few."""
+        each = member_bytes(shape(proxy.size), vocabulary, proxy.batch, proxy.precision)
+        if proxy.horizons:
+            each += 12 * Layout(shape(proxy.size), vocabulary).total  # a branch keeps the trunk
+        room = max(1, int(MEMORY_SHARE * memory(self.device)) // each)
+        if not self.compiled:
+            return min(wanted, room)
+        return min(self.slots or wanted, 1 << (wanted - 1).bit_length(), 1 << (room.bit_length() - 1))
 
 
 class _Stack:
-    def __init__(self, manifest: Manifest, specs: Sequence[RunSpec], slots: int, trainer: Trainer) -> None:
-        self.proxy = _shared_proxy(specs, manifest)
+    def __init__(
+        self, manifest: Manifest, rows: Gather, specs: Sequence[RunSpec], slots: int, trainer: Trainer
+    ) -> None:
+        self.proxy, self.rows = specs[0].proxy, rows
         self.manifest, self.trainer, self.queue = manifest, trainer, deque(specs)
         step_tokens = self.proxy.batch * self.proxy.sequence
         steps = math.ceil(self.proxy.tokens / step_tokens)
@@ -95,9 +115,8 @@ class _Stack:
         marks = frozenset(round((i + 1) * steps / count) for i in range(count))
         self.course = Course(manifest.names, steps, step_tokens, marks)
         self.horizon = Horizon(steps, self.proxy.warmup * steps, self.proxy.cooldown)
-        self.branches = {h.turn: h for h in (self._shorter(part) for part in self.proxy.horizons)}
+        self.branches = [self._shorter(part) for part in self.proxy.horizons]
         self.store = TokenStore(manifest, self.proxy.sequence)
-        self.rows = placed(self.store, trainer.device)
         self.held_out = HeldOut(self.store, self.proxy.eval_tokens, trainer.device)
         self.layout = Layout(shape(self.proxy.size), manifest.tokenizer.vocabulary)
         self.program = program(self.proxy, self.layout.vocabulary, trainer.compiled)
@@ -107,7 +126,7 @@ class _Stack:
 
     def train(self) -> Iterator[RunRecord]:
         """Every step of every run; a record as each ends."""
-        kept = time.monotonic()
+        kept, pause = time.monotonic(), self.trainer.every
         while True:
             for slot, member in enumerate(self.members):
                 if member is None and self.queue:
@@ -123,17 +142,19 @@ class _Stack:
                 if member.ended:
                     self.members[slot] = None
                     yield self._record(member)
-                    self._drop(member)
-            if self.trainer.partial is not None and time.monotonic() - kept >= self.trainer.every:
+            if self.trainer.partial is not None and time.monotonic() - kept >= pause:
+                began = time.monotonic()
                 self._keep(self.trainer.partial)
                 kept = time.monotonic()
+                pause = max(self.trainer.every, SAVING * (kept - began))
 
     def _alive(self) -> list[tuple[int, Member]]:
         return [(slot, member) for slot, member in enumerate(self.members) if member is not None]
 
     def _distance(self, member: Member) -> int:
         """Steps until something is to be done for this member."""
-        ahead = [event for event in (*self.course.marks, *self.branches) if event > member.step]
+        events = [*self.course.marks, *(horizon.turn for horizon in self.branches)]
+        ahead = [event for event in events if event > member.step]
         return min(member.until, *ahead) - member.step
 
     def _join(self, slot: int, spec: RunSpec) -> None:
@@ -147,9 +168,9 @@ class _Stack:
         self.members[slot] = member
         left = checkpoint.load(self.trainer.partial, spec.id) if self.trainer.partial is not None else None
         tensors = {"weights": init(self.layout, spec.seed)}
-        if left is not None:
+        if left is not None and left[1]["machine"] == machine(self.trainer):  # else its arithmetic was another
             tensors, body = left
-            member.resume(body)
+            member.resume(body["member"])
         for name, part in self.state._asdict().items():
             part[slot] = tensors[name].to(part.device) if name in tensors else 0.0
 
@@ -189,12 +210,18 @@ class _Stack:
         turning = [(slot, member) for slot, member in healthy if member.step == member.until]
         asking = [member for _, member in turning if "valid" in member.spec.feed.needs]
         losses_KD = self._losses_KD() if marked or asking else np.empty((0, 0))
-        for slot, member in marked:
-            member.trajectory.append(self._measured(member, losses_KD[slot]))
-        for turn in {member.step for _, member in healthy} & set(self.branches):
-            self._branch(self.branches[turn], [(slot, m) for slot, m in healthy if m.step == turn])
+        for slot, member in healthy:
+            if member in asking or (slot, member) in marked:
+                measured = self._measured(member, losses_KD[slot])
+                if member.step in self.course.marks:
+                    member.trajectory.append(measured)
+        for horizon in self.branches:
+            those = [(slot, member) for slot, member in healthy if member.step == horizon.turn and not member.error]
+            if those:
+                self._branch(horizon, those)
         for slot, member in turning:
-            member.hear({"valid": losses_KD[slot]} if member in asking else {})
+            if not member.error:
+                member.hear({"valid": losses_KD[slot]} if member in asking else {})
 
     def _losses_KD(self) -> FloatArray:
         return self.held_out.losses_KD(self.program, self.state.weights).cpu().numpy()
@@ -243,11 +270,8 @@ class _Stack:
     def _keep(self, folder: Path) -> None:
         for slot, member in self._alive():
             tensors = {name: part[slot].cpu().clone() for name, part in self.state._asdict().items()}
-            checkpoint.save(folder, member.spec.id, tensors, member.to_json())
-
-    def _drop(self, member: Member) -> None:
-        if self.trainer.partial is not None:
-            checkpoint.drop(self.trainer.partial, member.spec.id)
+            body = {"machine": machine(self.trainer), "member": member.to_json()}
+            checkpoint.save(folder, member.spec.id, tensors, body)
 
     def _record(self, member: Member) -> RunRecord:
         names, sequence = self.manifest.names, self.proxy.sequence
@@ -271,15 +295,32 @@ class _Stack:
         )
 
 
+@functools.lru_cache(1)
+def _rows(data: Path, sequence: int, device: str) -> Gather:
+    """The rows of a corpus, placed on the device once for all stacks of a worker."""
+    return placed(TokenStore(Manifest.load(data), sequence), device)
+
+
+def _alive(device: str) -> bool:
+    """Whether a device still answers."""
+    try:
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+    except RuntimeError:
+        return False
+    return True
+
+
 def available(device: str) -> bool:
     """Whether this machine can train on the device."""
     return device == "cpu" or (torch.cuda.is_available() and int(device[5:] or 0) < torch.cuda.device_count())
 
 
 def memory(device: str) -> int:
-    """Bytes of a device: those free on a GPU, all that a machine has of a CPU."""
+    """Bytes of a device: those free on a GPU, what this process keeps for later included; all that a host has."""
     if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -288,7 +329,7 @@ def machine(trainer: Trainer) -> dict[str, str]:
     on_gpu = trainer.device.startswith("cuda")
     return {
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if on_gpu else torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(trainer.device) if on_gpu else torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "architecture": platform.machine(),
         "compiled": str(trainer.compiled).lower(),
@@ -305,7 +346,7 @@ def tokens_per_second(size: str, vocabulary: int, batch: int, seconds: float = 2
         weights = init(steps_of.layout, 0)[None]
         state = State(weights, torch.zeros_like(weights), torch.zeros_like(weights))
         generator = torch.Generator().manual_seed(0)
-        rows = torch.randint(0, vocabulary, (1, batch, sequence + 1), generator=generator)
+        rows = torch.randint(0, vocabulary, (1, rows_at_once(batch, sequence), sequence + 1), generator=generator)
         (at,) = pace([proxy], [Horizon(1, 0, 0)], [0], 1)
         steps_of.descend(state, rows, at)  # the first one warms up
         steps, began = 0, time.perf_counter()

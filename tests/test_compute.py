@@ -6,11 +6,13 @@ import shutil
 from typing import Any
 
 import pytest
+import torch
 
 from mixopt.errors import JobError
 from mixopt.job import Job, parse
 from pipelines.compute import compiled, refuse_too_large, stack
 from pipelines.plan import setting
+from proxies.program import can_compile
 
 SMALL = {"size": "100k", "tokens": 100_000}
 
@@ -44,6 +46,17 @@ def test_long_searches_are_compiled() -> None:
     assert "compiling pays from 300 s" in long.reason
     assert compiled(job({"tokens": 10**7}, compile=False), 7, 4096).value == 0
     assert compiled(job(compile=True), 7, 4096).value == 1
+
+
+def test_a_machine_without_triton_cannot_compile_for_a_gpu() -> None:
+    assert can_compile("cuda") in (True, False)
+    if not torch.cuda.is_available():
+        assert not compiled(job(device="cuda"), 7, 4096).value
+
+
+def test_horizons_of_less_than_two_steps_are_refused() -> None:
+    with pytest.raises(JobError, match=r"proxies.horizons: 0.001 of a run of \d+ steps is less than two"):
+        setting(job({"horizons": [0.5, 0.001]}), 7)
 
 
 def test_without_a_compiler_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

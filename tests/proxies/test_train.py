@@ -129,6 +129,67 @@ class Greedy:
         return {"policy": "greedy"}
 
 
+@dataclass(frozen=True)
+class Deaf(Greedy):
+    """Asks for held-out losses where no checkpoint is, and would fail on any that is not finite."""
+
+    def to_json(self) -> dict:
+        return {"policy": "deaf"}
+
+
+def test_policy_is_never_told_of_a_loss_that_is_no_number(corpus: Manifest, proxy: Proxy) -> None:
+    """A run whose held-out loss overflows ends as diverged; the run beside it does not notice."""
+    once = replace(proxy, checkpoints=1)
+    sick = RunSpec(Deaf(), replace(once, learning_rate=1e15), 0)
+    well = RunSpec(Greedy(), once, 1)
+    bad, good = train(corpus, sick, well)
+    assert bad.diverged
+    assert good.metrics == train(corpus, well)[0].metrics
+
+
+def test_horizons_that_turn_at_the_same_step_are_both_measured(corpus: Manifest, proxy: Proxy) -> None:
+    near = replace(proxy, horizons=(0.5, 0.51, 0.25))
+    (record,) = train(corpus, RunSpec(Fixed(WEB), near, 0))
+    assert sorted(tokens for tokens, _ in record.horizons) == [4096, 8192, 8192]
+
+
+def test_checkpoint_of_another_arithmetic_is_left_alone(corpus: Manifest, proxy: Proxy, tmp_path: Path) -> None:
+    """What was trained compiled, or with other threads, is not gone on from: the run begins again."""
+    spec = RunSpec(Fixed(WEB), proxy, 0)
+    leave_half(corpus, spec, tmp_path)
+    ((tensors, body),) = [checkpoint.load(tmp_path, spec.id)]
+    body["machine"]["threads"] = "99"
+    checkpoint.save(tmp_path, spec.id, {name: t * 0 for name, t in tensors.items()}, body)
+    (resumed,), (straight,) = train(corpus, spec, partial=tmp_path), train(corpus, spec)
+    assert resumed.metrics == straight.metrics
+
+
+class Enough(Exception):
+    """Stops a training from inside its policy."""
+
+
+@dataclass(frozen=True)
+class Stops(Fixed):
+    """A fixed mixture that ends the process's patience after half of the run."""
+
+    def segment(self, state: int) -> Segment:
+        return Segment(self.mixture, 8192)
+
+    def update(self, state: int, feedback: Feedback) -> int:
+        if feedback.seen > 8192:
+            raise Enough
+        return super().update(state, feedback)
+
+
+def leave_half(corpus: Manifest, spec: RunSpec, folder: Path) -> None:
+    """A checkpoint of this run at half its length."""
+    stops = Stops(spec.feed.mixture)
+    with pytest.raises(Enough):
+        train(corpus, replace(spec, feed=stops), partial=folder, every=0.0)
+    (left,) = folder.glob("*.safetensors")
+    left.rename(folder / f"{spec.id}.safetensors")
+
+
 def leave(corpus: Manifest, specs: list[RunSpec], folder: Path, every: float) -> None:
     """What a worker does before it is killed."""
     torch.set_num_threads(1)
@@ -159,13 +220,13 @@ def test_killed_stack_resumes_as_if_nothing_had_happened(corpus: Manifest, proxy
     for a, b in zip(resumed, straight, strict=True):
         assert replace(a, cost=b.cost) == b
         assert a.cost.tokens == b.cost.tokens
-    assert not list(tmp_path.iterdir())
+    assert not steps_left(tmp_path)
 
 
 def steps_left(folder: Path) -> list[int]:
     """The step of every run that a folder keeps."""
     found = [checkpoint.load(folder, path.stem) for path in folder.glob("*.safetensors")]
-    return [body["step"] for _, body in filter(None, found)]
+    return [body["member"]["step"] for _, body in filter(None, found)]
 
 
 def test_unreadable_checkpoint_is_a_fresh_start(corpus: Manifest, proxy: Proxy, tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""The benchmarks of the proxies run, in tiny sizes; what they measure there means nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+INSTALLED = "datasets lightgbm matplotlib mlflow pandas pydantic ray rich safetensors scipy sklearn tokenizers typer"
+BARE = """
+import runpy, sys
+
+absent = set(sys.argv.pop(1).split())
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in absent else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def benchmark(*arguments: str, absent: str = "") -> tuple[list[dict], str]:
+    """Rows and standard error of a run in which these packages cannot be imported."""
+    script = str(ROOT / "benchmarks" / "proxy_throughput.py")
+    command = [sys.executable, "-c", BARE.replace("sys.argv[0]", repr(script)), absent, *arguments, "--json"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])["rows"], ended.stderr
+
+
+def check(rows: list[dict]) -> None:
+    assert len({row["what"] for row in rows}) == len(rows)
+    for row in rows:
+        assert set(row) == {"what", "value", "peer", "ratio", "reach", "ok", "note"}
+        assert math.isfinite(row["value"]) and row["value"] > 0
+        if row["peer"] is not None:
+            assert row["ratio"] == pytest.approx(row["value"] / row["peer"])
+        assert (row["reach"] is None) == (row["ok"] is None)
+
+
+def test_gpu_part_with_torch_and_numpy_alone() -> None:
+    rows, said = benchmark("--smoke", "--only", "alone", "peak", "ladder", absent=INSTALLED)
+    check(rows)
+    assert sum(row["reach"] is not None for row in rows) == 3
+    assert len(rows) == 5
+    lines = said.splitlines()
+    assert lines[-1].split()[0] == f"{len(lines)}/{len(lines)}"
+
+
+@pytest.mark.slow
+def test_smoke() -> None:
+    rows, _ = benchmark("--device", "cpu", "--smoke")
+    check(rows)
+    assert len(rows) == 9
+    stack = next(row for row in rows if "stack of 2 against alone" in row["what"])
+    assert stack["ok"]
