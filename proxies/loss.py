@@ -16,6 +16,7 @@ CHUNK_BYTES = {
     "cpu": 1 << 22,
     "cuda": 1 << 24,
 }  # of a member's logits at once: what a core's cache holds; more on a GPU
+LEAST_ROWS = 128  # for which reading the head and adding to its gradient is worth it
 MOST_CHUNKS = 16  # in a compiled graph, which holds them one after another
 
 
@@ -66,7 +67,7 @@ def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
 def chunks(hidden: Tensor, head: Tensor) -> Iterator[slice]:
     """Ranges of N for which one member's logits are few enough; the same in any stack, so that its losses are."""
     count = hidden.shape[-2]
-    size = max(1, CHUNK_BYTES[head.device.type] // (4 * head.shape[-1]))
+    size = max(LEAST_ROWS, CHUNK_BYTES[head.device.type] // (4 * head.shape[-1]))
     if torch.compiler.is_compiling():
         size = max(size, math.ceil(count / MOST_CHUNKS))
     parts = math.ceil(count / size)
