@@ -204,9 +204,10 @@ def even(tokens: Sequence[int], found: Sequence[Row]) -> Row:
         for name in ("value", "peer")
     )
     length = (peer_start - SWARM * start) / (SWARM * per_token - peer_per_token)
-    note = {"ours": (start, per_token * 1e5), "bare": (peer_start, peer_per_token * 1e5)}
+    pairs = {"ours": (start, per_token), "bare": (peer_start, peer_per_token)}
+    note = {who: [round(float(first), 2), round(1e5 * float(each), 2)] for who, (first, each) in pairs.items()}
     what = f"tokens of a proxy up to which a swarm is {SWARM:g} times as fast"
-    return row(what, length, None, seconds_of_start_up_and_of_100k_tokens=note)
+    return row(what, float(length), None, seconds_of_start_up_and_of_100k_tokens=note)
 
 
 def timed(commands: Sequence[Sequence[str]]) -> tuple[float, float]:
