@@ -12,10 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = {
-    "cpu": 1 << 22,
-    "cuda": 1 << 24,
-}  # of a member's logits at once: what a core's cache holds; more on a GPU
+CHUNK_BYTES = {"cpu": 1 << 22, "cuda": 1 << 24}  # of a member's logits at once; on a CPU what a core's cache holds
 LEAST_ROWS = 128  # for which reading the head and adding to its gradient is worth it
 MOST_CHUNKS = 16  # in a compiled graph, which holds them one after another
 

@@ -34,7 +34,7 @@ class Course:
 
 @dataclass
 class Member:
-    """A run of a stack. `until` is the step at which its segment ends."""
+    """A run of a stack. `segment` is what it trains on now, `until` the step at which that ends."""
 
     spec: RunSpec
     course: Course
@@ -60,19 +60,14 @@ class Member:
         return bool(self.error) or self.step >= self.course.steps
 
     @property
-    def segment(self) -> Segment:
-        """What it trains on now."""
-        return self._segment
-
-    @property
     def traced(self) -> tuple[Segment, ...]:
         """What it went through, up to where it is."""
         left = self.step * self.course.step_tokens - sum(segment.tokens for segment in self.trace)
-        return (*self.trace, *([Segment(self._segment.mixture, left)] if left else []))
+        return (*self.trace, *([Segment(self.segment.mixture, left)] if left else []))
 
     def blocks(self, steps: int) -> tuple[IntArray, IntArray]:
         """Block numbers [T, B] of the coming steps, and the rows [D] drawn after them. Changes nothing."""
-        w_D = self._segment.mixture.array(self.course.names)
+        w_D = self.segment.mixture.array(self.course.names)
         return self.sampler.blocks(w_D, self.step, steps, self.drawn_D)
 
     def hear(self, signals: Mapping[str, Any]) -> None:
@@ -102,11 +97,11 @@ class Member:
         self.seconds, self.extra_tokens = body["seconds"], body["extra_tokens"]
         past = [(s.mixture.array(self.course.names), s.tokens // self.course.step_tokens) for s in self.trace]
         now = self.step - sum(steps for _, steps in past)
-        self.drawn_D = self.sampler.drawn([*past, (self._segment.mixture.array(self.course.names), now)])
+        self.drawn_D = self.sampler.drawn([*past, (self.segment.mixture.array(self.course.names), now)])
 
     def _hear(self, feedback: Feedback) -> None:
         done = sum(segment.tokens for segment in self.trace)
-        self.trace.append(Segment(self._segment.mixture, feedback.seen - done))
+        self.trace.append(Segment(self.segment.mixture, feedback.seen - done))
         self.heard.append(feedback)
         self._state = self.spec.feed.update(self._state, feedback)
         if feedback.seen < feedback.total:
@@ -114,8 +109,8 @@ class Member:
 
     def _enter(self, step: int) -> None:
         """Read the policy's segment: at least one step long, at most to the end."""
-        self._segment = self.spec.feed.segment(self._state)
-        length = max(1, round(self._segment.tokens / self.course.step_tokens))
+        self.segment = self.spec.feed.segment(self._state)
+        length = max(1, round(self.segment.tokens / self.course.step_tokens))
         self.until = min(self.course.steps, step + length)
 
     def _feedback(self, step: int, signals: Mapping[str, Any]) -> Feedback:

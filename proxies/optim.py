@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from mixopt.runs import Proxy
 from proxies.parameters import Layout
@@ -21,7 +22,6 @@ MUON_MOMENTUM = 0.95
 MUON_RMS = 0.2  # root mean square of a Muon update, as of a typical Adam update
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 MOST_NORM = 1.0
-PIECE = 1 << 15  # columns whose gradient, moments and weights a core's cache holds
 
 
 class State(NamedTuple):
@@ -33,12 +33,11 @@ class State(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """One step's numbers for every member, each [K]: learning rate, weight decay times it, 1 - beta^t of both moments."""
+    """One step's numbers for every member, each [K]: learning rate, weight decay, and steps done with this one."""
 
     rate: Tensor
     decay: Tensor
-    bias1: Tensor
-    bias2: Tensor
+    done: Tensor
 
 
 @dataclass(frozen=True)
@@ -66,13 +65,12 @@ class Horizon:
 
 
 def pace(proxies: Sequence[Proxy], horizons: Sequence[Horizon], starts: Sequence[int], steps: int) -> Tensor:
-    """The coming steps' numbers [T, 4, K]: member k is at step starts[k] of horizons[k]."""
-    done_TK = np.arange(1, steps + 1)[:, None] + np.array(starts)
+    """The coming steps' numbers [T, 3, K]: member k is at step starts[k] of horizons[k]."""
     share_TK = np.array([[h.rate(start + t) for h, start in zip(horizons, starts, strict=True)] for t in range(steps)])
     rate_TK = share_TK * [proxy.learning_rate for proxy in proxies]
-    decay_TK = rate_TK * [proxy.weight_decay for proxy in proxies]
-    table = np.stack([rate_TK, decay_TK, 1 - BETA1**done_TK, 1 - BETA2**done_TK], axis=1)
-    return torch.from_numpy(table).float()
+    decay_TK = np.broadcast_to([proxy.weight_decay for proxy in proxies], rate_TK.shape)
+    done_TK = np.arange(1, steps + 1)[:, None] + np.array(starts)
+    return torch.from_numpy(np.stack([rate_TK, decay_TK, done_TK], axis=1)).float()
 
 
 def clip_(gradient: Tensor) -> None:
@@ -84,27 +82,43 @@ def clip_(gradient: Tensor) -> None:
 def adamw_(state: State, gradient: Tensor, pace: Pace, layout: Layout, start: int = 0) -> None:
     """One step of AdamW on the columns from `start`; no decay of gains.
 
-    Eagerly, it goes through the columns in pieces that a core's cache holds: each of its operations reads and writes
-    memory. Compiled, they become one operation.
-
     Source: Loshchilov and Hutter 2019 (arXiv:1711.05101), algorithm 2.
     """
-    most = layout.total if torch.compiler.is_compiling() or gradient.is_cuda else PIECE
-    for first, last, decay in ((start, layout.decayed, pace.decay), (layout.decayed, layout.total, None)):
-        for begin in range(first, last, most):
-            now = slice(begin, min(begin + most, last))
-            _adamw_piece_(State(*(part[:, now] for part in state)), gradient[:, now], pace, decay)
+    whole = torch.compiler.is_compiling() or gradient.is_cuda
+    step = adamw_columns_ if whole else adamw_rows_
+    for now, decay in (
+        (slice(start, layout.decayed), pace.decay),
+        (slice(layout.decayed, layout.total), torch.zeros_like(pace.decay)),
+    ):
+        step(State(*(part[:, now] for part in state)), gradient[:, now], pace._replace(decay=decay))
 
 
-def _adamw_piece_(state: State, gradient: Tensor, pace: Pace, decay: Tensor | None) -> None:
+def adamw_columns_(state: State, gradient: Tensor, pace: Pace) -> None:
+    """All members at once: eight passes over memory, which a compiler makes one."""
     weights, first, second = state
+    rate, decay, done = (part[:, None] for part in pace)
     first.lerp_(gradient, 1 - BETA1)
     second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-    if decay is not None:
-        weights.mul_(1 - decay[:, None])
-    shrink = pace.bias2.sqrt()[:, None]
-    move = first / (second.sqrt().add_(EPSILON * shrink))
-    weights.sub_(move.mul_(pace.rate[:, None] * shrink / pace.bias1[:, None]))
+    shrink = (1 - BETA2**done).sqrt()
+    move = first / second.sqrt().add_(EPSILON * shrink)
+    weights.mul_(1 - rate * decay).sub_(move.mul_(rate * shrink / (1 - BETA1**done)))
+
+
+def adamw_rows_(state: State, gradient: Tensor, pace: Pace) -> None:
+    """Member by member through torch's fused kernel, one pass over memory that takes one learning rate."""
+    rows = zip(*state, gradient, *(part.tolist() for part in pace), strict=True)
+    for weights, first, second, own, rate, decay, done in rows:
+        adamw(
+            *([weights], [own], [first], [second], [], [torch.tensor(done - 1)]),
+            fused=True,
+            amsgrad=False,
+            maximize=False,
+            beta1=BETA1,
+            beta2=BETA2,
+            eps=EPSILON,
+            lr=rate,
+            weight_decay=decay,
+        )
 
 
 def muon_(state: State, gradient: Tensor, pace: Pace, layout: Layout) -> None:
@@ -119,7 +133,7 @@ def muon_(state: State, gradient: Tensor, pace: Pace, layout: Layout) -> None:
     first.mul_(MUON_MOMENTUM).add_(gradient)
     ahead = gradient + MUON_MOMENTUM * first
     weights = state.weights[:, : layout.hidden]
-    weights.mul_(1 - pace.decay[:, None])
+    weights.mul_(1 - (pace.rate * pace.decay)[:, None])
     names = list(layout.matrices)
     moves = layout.tensors(ahead, names)
     for name, matrix in layout.tensors(weights, names).items():

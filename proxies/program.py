@@ -37,7 +37,7 @@ class Program:
     update: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
 
     def descend(self, state: State, rows: Tensor, pace: Tensor) -> Tensor:
-        """One optimiser step, in place, on rows [K, B, S + 1] at pace [4, K]; the losses [K] before it.
+        """One optimiser step, in place, on rows [K, B, S + 1] at pace [3, K]; the losses [K] before it.
 
         Long batches go through the model in parts, so that memory does not grow with them.
         """

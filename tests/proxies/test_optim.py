@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from mixopt.runs import Proxy
-from proxies.optim import Horizon, Pace, State, adamw_, clip_, muon_, orthogonal, pace
+from proxies import optim
+from proxies.optim import Horizon, Pace, State, adamw_, adamw_columns_, adamw_rows_, clip_, muon_, orthogonal, pace
 from proxies.parameters import Layout, init
 from proxies.sizes import SIZES
 
@@ -22,8 +25,10 @@ def state(members: int) -> State:
     return State(weights, torch.zeros_like(weights), torch.zeros_like(weights))
 
 
-def test_each_member_gets_its_own_adamw(proxy: Proxy) -> None:
+@pytest.mark.parametrize("rule", [adamw_rows_, adamw_columns_])
+def test_each_member_gets_its_own_adamw(rule: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Three steps of torch.optim.AdamW with each member's learning rate and weight decay; none on gains."""
+    monkeypatch.setattr(optim, "adamw_rows_", rule)
     rates, decays = (0.01, 0.001), (0.1, 0.5)
     stack = state(2)
     alone = [row.clone() for row in stack.weights]
@@ -62,7 +67,7 @@ def test_orthogonal_keeps_directions_and_evens_out_their_sizes() -> None:
     torch.testing.assert_close(orthogonal(matrices.mT), orthogonal(matrices).mT)
 
 
-def test_muon_moves_matrices_as_far_as_adam_would(proxy: Proxy) -> None:
+def test_muon_moves_matrices_as_far_as_adam_would() -> None:
     """A root mean square of 0.2 times the learning rate in every matrix; everything else is AdamW's."""
     ours, adam = state(1), state(1)
     for each, rule in ((ours, muon_), (adam, adamw_)):
