@@ -38,7 +38,7 @@ from mixopt.mixture import FloatArray
 EPS, NEAR, OWN_LENGTH = 1e-3, 0.01, 1.5
 ALONE, AFTER_MEAN = (1.0, 1.0, 0.05, 0.05), (1.0, 0.4, 0.3, 0.5)
 """Centres of s, a, n, b, in standard deviations of what is learned; the logarithm of each has a prior of width 1."""
-COARSE, FINE_ITERATIONS, BLOCK = 256, 8, 1024
+COARSE, FINE_ITERATIONS, BLOCK = 256, 8, 128
 FOLDS, LEVEL, NORMAL, SMALLEST_FACTOR = 5, 0.9, 1.6448536269514722, 0.1
 
 
