@@ -107,16 +107,20 @@ def own_proportion(
 ) -> dict[str, float | None]:
     """How well each metric is ranked by its own domain's proportion alone: the baseline of every law.
 
-    Minus Spearman's correlation, so that 1 is a loss which always falls as its domain grows. The own domain of
-    "bpb/code" or "code" is `code`; a metric without one is left out.
+    Minus Spearman's correlation, so that 1 is a loss which always falls as its domain grows; a metric without an own
+    domain is left out.
     """
-    own = {metric: metric.rpartition("/")[2] for metric in metrics}
-    column = {name: X_RD[:, j] for j, name in enumerate(names)}
-    return {
-        metric: spearman(-column[own[metric]], y_R)
-        for metric, y_R in zip(metrics, Y_RM.T, strict=True)
-        if own[metric] in column
-    }
+    own = zip(metrics, own_domains(names, metrics), Y_RM.T, strict=True)
+    return {metric: spearman(-X_RD[:, j], y_R) for metric, j, y_R in own if j is not None}
+
+
+def own_domains(names: Sequence[str], metrics: Sequence[str]) -> tuple[int | None, ...]:
+    """The place of each metric's own domain among the names, None for a metric without one.
+
+    The own domain of "bpb/code" or "code" is `code`.
+    """
+    place = {name: j for j, name in enumerate(names)}
+    return tuple(place.get(metric.rpartition("/")[2]) for metric in metrics)
 
 
 def spearman(a_R: FloatArray, b_R: FloatArray) -> float | None:

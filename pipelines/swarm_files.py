@@ -56,7 +56,7 @@ def fit(request: Request, test_ratios: Path | None, test_metrics: Path | None) -
         raise JobError("--test-ratios and --test-metrics belong together; give both or neither.")
     table, objective, Y_RM = _read(request)
     began = time.perf_counter()
-    law = make(request.law).fit(table.X_RD, Y_RM)
+    law = make(request.law, quality.own_domains(table.names, objective.metrics)).fit(table.X_RD, Y_RM)
     seconds = time.perf_counter() - began
     notes = list(table.notes)
     P_RM = quality.out_of_fold(law, table.X_RD, Y_RM)
@@ -90,7 +90,7 @@ def propose(request: Request, target: Target) -> dict[str, Any]:
     domains, prior, lower, upper = read_domains(target.domains)
     space = MixtureSpace(domains, target.tokens, target.max_epochs, prior, lower, upper)
     X_RD = _columns(table.X_RD, table.names, space.names, "domain")
-    law = make(request.law).fit(X_RD, Y_RM)
+    law = make(request.law, quality.own_domains(space.names, objective.metrics)).fit(X_RD, Y_RM)
     p_D = optimum(law, objective, space, target)
     best = recommend(space.names, objective, X_RD, Y_RM, law, p_D)
     return {
@@ -112,7 +112,7 @@ def propose(request: Request, target: Target) -> dict[str, Any]:
 def predict(request: Request, mixture: Path) -> dict[str, Any]:
     """The law's values at one mixture."""
     table, objective, Y_RM = _read(request)
-    law = make(request.law).fit(table.X_RD, Y_RM)
+    law = make(request.law, quality.own_domains(table.names, objective.metrics)).fit(table.X_RD, Y_RM)
     given = load_mixture(mixture)
     found = recommend(table.names, objective, table.X_RD, Y_RM, law, given.array(table.names))
     return {

@@ -1,12 +1,14 @@
-"""What a law is: a regressor from mixtures to metrics, and the checks at its door.
+"""What a law is: a regressor from mixtures to metrics; the checks at its door, and what laws share about uncertainty.
 
-Shapes: R runs, N candidates, D domains, M metrics. Y is [R] for one metric or [R, M]; predictions follow it.
+Shapes: R runs, N candidates, D domains, M metrics, P parameters of one metric. Y is [R] for one metric or [R, M];
+predictions follow it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, Self, runtime_checkable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,13 @@ from mixopt.mixture import SUM_TOLERANCE, FloatArray
 
 Curve = Callable[[FloatArray], tuple[float, FloatArray, FloatArray]]
 """A convex objective: p_D -> (value, gradient_D, hessian_DD)."""
+
+Jacobian = Callable[[FloatArray], FloatArray]
+"""Mixtures [N, D] -> derivatives [M, N, P] of each metric by its parameters; [1, N, P] if all metrics share them."""
+
+BLOCK = 4096
+SMALLEST_EIGENVALUE = 1e-12
+SMALLEST_NOISE = 1e-9
 
 
 class Law(Protocol):
@@ -27,8 +36,12 @@ class Law(Protocol):
     def fit(self, X_RD: FloatArray, Y: FloatArray) -> Self:
         """Learn from mixtures [R, D] and metrics [R] or [R, M]. Raises SwarmError for runs that it cannot use."""
 
-    def predict(self, X_ND: FloatArray) -> FloatArray:
-        """Metrics [N] or [N, M], as in `fit`."""
+    def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
+        """Metrics [N] or [N, M], as in `fit`; with `return_std` the pair of these and their standard deviations.
+
+        The latter have the same shape and are those of the metric that a new run would have: what the law does not
+        know plus the noise of a run. They are scikit-learn's convention, and positive and finite everywhere.
+        """
 
 
 @runtime_checkable
@@ -37,6 +50,73 @@ class ConvexLaw(Law, Protocol):
 
     def curve(self, weights_M: FloatArray) -> Curve:
         """The mean of the metrics weighted by [M], which sums to 1."""
+
+
+@runtime_checkable
+class SmoothLaw(Law, Protocol):
+    """A law with derivatives."""
+
+    def gradient(self, X_ND: FloatArray) -> FloatArray:
+        """Derivatives [N, M, D] of each metric by each proportion, as if proportions had no sum to keep."""
+
+
+@runtime_checkable
+class PosteriorLaw(Law, Protocol):
+    """A law that knows which others its runs leave plausible."""
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[Law]:
+        """Fitted laws drawn from the posterior of this one, convex and smooth where it is; each predicts without noise."""
+
+
+@runtime_checkable
+class OwnLaw(Law, Protocol):
+    """A law that may be told each metric's own domain: the one its held-out text comes from; None where unknown."""
+
+    own: Sequence[int | None] | None
+
+
+@dataclass(frozen=True)
+class Laplace:
+    """A normal approximation of a fit's posterior: variance of the noise [M], and [M or 1, P, P] F with F F' H = 1."""
+
+    noise_M: FloatArray
+    factor_MPP: FloatArray
+
+    @classmethod
+    def of(cls, J_MRP: FloatArray, penalty_MPP: FloatArray, residual_RM: FloatArray, scale_M: FloatArray) -> Laplace:
+        """From the derivatives at the runs, the Hessian of the penalties and the residuals of a penalised fit.
+
+        H = J'J + penalty; noise = |residual|^2 / (R - tr(J H^-1 J')), which counts the parameters that the runs and
+        not the penalties decide. `scale_M` is the size of the metrics, a billionth of which is the least noise.
+        Source: MacKay 1992, "Bayesian interpolation", equations 4.9 and 4.10 (the effective number of parameters).
+        """
+        gram_MPP = J_MRP.transpose(0, 2, 1) @ J_MRP
+        value_MP, vector_MPP = np.linalg.eigh(gram_MPP + penalty_MPP)
+        floor_M1 = np.maximum(SMALLEST_EIGENVALUE * value_MP[:, -1:], np.finfo(float).tiny)
+        factor_MPP = vector_MPP / np.sqrt(np.maximum(value_MP, floor_M1))[:, None, :]
+        decided_M = np.square(J_MRP @ factor_MPP).sum(axis=(1, 2))
+        free_M = np.maximum(len(residual_RM) - decided_M, 1.0)
+        least_M = SMALLEST_NOISE * np.maximum(np.abs(scale_M), SMALLEST_NOISE)
+        return cls(np.maximum((residual_RM**2).sum(axis=0) / free_M, least_M**2), factor_MPP)
+
+    def std(self, jacobian: Jacobian, X_ND: FloatArray) -> FloatArray:
+        """Standard deviations [N, M] of new runs' metrics: noise * (1 + J H^-1 J'), the delta method."""
+        blocks = [X_ND[start : start + BLOCK] for start in range(0, max(len(X_ND), 1), BLOCK)]
+        unsure_NM = np.vstack([np.square(jacobian(X_BD) @ self.factor_MPP).sum(axis=2).T for X_BD in blocks])
+        return np.sqrt(self.noise_M * (1 + unsure_NM))
+
+
+def answer(single: bool, P_NM: FloatArray, std_NM: FloatArray | None = None) -> Any:
+    """What `predict` returns, in the shape of the Y that was learned from."""
+    if std_NM is None:
+        return P_NM[:, 0] if single else P_NM
+    return (P_NM[:, 0], std_NM[:, 0]) if single else (P_NM, std_NM)
+
+
+def sorted_by_value(X_RD: FloatArray, Y_RM: FloatArray) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """An order of domains [D] and of runs [R] that depends on values alone: for fits to the same last bit."""
+    columns_D = np.lexsort(np.sort(X_RD, axis=0))
+    return columns_D, np.lexsort(np.hstack([Y_RM, X_RD[:, columns_D]]).T)
 
 
 def check_runs(law: Law, X_RD: FloatArray, Y: FloatArray) -> tuple[FloatArray, FloatArray]:

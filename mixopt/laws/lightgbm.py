@@ -18,15 +18,18 @@ Source: RegMix (arXiv:2407.01492), reference notebook `regression.ipynb`, withou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixopt.errors import SwarmError
-from mixopt.laws.base import check_runs
+from mixopt.laws.base import SMALLEST_NOISE, answer, check_runs, sorted_by_value
 from mixopt.mixture import FloatArray
 
+FOLDS = 5
 MANY_RUNS = 256
 MANY = {"num_iterations": 530, "learning_rate": 0.01}
 FEW = {
@@ -63,18 +66,13 @@ class LightGBM:
 
         Raises SwarmError for runs that it cannot use, and for a metric in which the trees find nothing to split.
         """
-        from lightgbm import Dataset, train  # here, so that importing the laws does not load it
-
         self.single_ = np.ndim(Y) == 1
         X_RD, Y_RM = check_runs(self, X_RD, Y)
-        self.columns_ = np.lexsort(np.sort(X_RD, axis=0))
-        X_RD = X_RD[:, self.columns_]
-        rows_R = np.lexsort(np.hstack([Y_RM, X_RD]).T)
-        X_RD, Y_RM = X_RD[rows_R], Y_RM[rows_R]
-
-        params = EXACT | (MANY if len(X_RD) >= MANY_RUNS else FEW) | {"seed": self.seed}
-        self.boosters_: list[Any] = [train(params, Dataset(X_RD, y_R)) for y_R in Y_RM.T]
-        flat_M = np.ptp(self._predict(X_RD), axis=0) == 0
+        self.columns_, rows_R = sorted_by_value(X_RD, Y_RM)
+        self.X_, self.Y_ = X_RD, Y_RM = X_RD[rows_R][:, self.columns_], Y_RM[rows_R]
+        self.boosters_ = self._train(np.ones(len(X_RD), dtype=bool))
+        self.spread_: tuple[list[list[Any]], FloatArray] | None = None
+        flat_M = np.ptp(_values(self.boosters_, X_RD), axis=0) == 0
         if (flat_M & (np.ptp(Y_RM, axis=0) > 0)).any():
             raise SwarmError(
                 f"LightGBM: predicts one constant for metrics {np.flatnonzero(flat_M).tolist()}, {len(X_RD)} runs. "
@@ -82,10 +80,44 @@ class LightGBM:
             )
         return self
 
-    def predict(self, X_ND: FloatArray) -> FloatArray:
-        """Metrics [N] or [N, M], as in `fit`."""
-        P_NM = self._predict(np.asarray(X_ND)[:, self.columns_])
-        return P_NM[:, 0] if self.single_ else P_NM
+    def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
+        """Metrics [N] or [N, M], as in `fit`.
 
-    def _predict(self, X_ND: FloatArray) -> FloatArray:
-        return np.column_stack([booster.predict(X_ND, num_threads=1) for booster in self.boosters_])
+        With `return_std` also standard deviations: the first call after a fit costs FOLDS more fits, and every call
+        FOLDS more predictions.
+        """
+        X_ND = np.asarray(X_ND)[:, self.columns_]
+        return answer(self.single_, _values(self.boosters_, X_ND), self._std(X_ND) if return_std else None)
+
+    def _train(self, kept_R: NDArray[np.bool_]) -> list[Any]:
+        """Trees for each metric, from the runs kept, with the settings for as many runs as there are."""
+        from lightgbm import Dataset, train  # here, so that importing the laws does not load it
+
+        params = EXACT | (MANY if len(self.X_) >= MANY_RUNS else FEW) | {"seed": self.seed}
+        return [train(params, Dataset(self.X_[kept_R], y_R)) for y_R in self.Y_[kept_R].T]
+
+    def _std(self, X_ND: FloatArray) -> FloatArray:
+        """Standard deviations [N, M]: of the noise, and of the delete-a-group jackknife over FOLDS groups of runs.
+
+        The noise is what is left of the mean square of the out-of-fold errors, at least half of it.
+        Source: the jackknife's variance, Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 11.
+        """
+        if self.spread_ is None:
+            fold_R = np.arange(len(self.X_)) % FOLDS
+            folds = [self._train(fold_R != fold) for fold in range(FOLDS)]
+            values_FRM = np.array([_values(boosters, self.X_) for boosters in folds])
+            error_M = np.square(self.Y_ - values_FRM[fold_R, np.arange(len(self.X_))]).mean(axis=0)
+            noise_M = np.maximum(error_M - _jackknife(values_FRM).mean(axis=0), error_M / 2)
+            least_M = (SMALLEST_NOISE * np.maximum(np.abs(self.Y_).max(axis=0), SMALLEST_NOISE)) ** 2
+            self.spread_ = folds, np.maximum(noise_M, least_M)
+        folds, noise_M = self.spread_
+        return np.sqrt(noise_M + _jackknife(np.array([_values(boosters, X_ND) for boosters in folds])))
+
+
+def _values(boosters: Sequence[Any], X_ND: FloatArray) -> FloatArray:
+    return np.column_stack([booster.predict(X_ND, num_threads=1) for booster in boosters])
+
+
+def _jackknife(values_FNM: FloatArray) -> FloatArray:
+    """Variances [N, M] of what was learned from all runs, from values with one group of runs left out at a time."""
+    return (FOLDS - 1) * values_FNM.var(axis=0)

@@ -15,11 +15,11 @@ Source: Scheffe 1958, "Experiments with mixtures"; as RegMix's baseline, arXiv:2
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
-from mixopt.laws.base import Curve, check_runs
+from mixopt.laws.base import Curve, Laplace, answer, check_runs
 from mixopt.mixture import FloatArray
 
 
@@ -27,7 +27,7 @@ from mixopt.mixture import FloatArray
 class Linear:
     """a . p for each metric; a baseline that needs few runs.
 
-    Learned: coef_ [M, D].
+    Learned: coef_ [M, D], posterior_.
     """
 
     ridge: float = 1e-3
@@ -44,12 +44,14 @@ class Linear:
         gram_DD = X_RD.T @ X_RD
         ridge_DD = self.ridge * gram_DD.diagonal().mean() * np.eye(len(gram_DD))
         self.coef_ = (mean_M + np.linalg.solve(gram_DD + ridge_DD, X_RD.T @ (Y_RM - mean_M))).T
+        self.posterior_ = Laplace.of(X_RD[None], ridge_DD[None], Y_RM - X_RD @ self.coef_.T, mean_M)
         return self
 
-    def predict(self, X_ND: FloatArray) -> FloatArray:
-        """Metrics [N] or [N, M], as in `fit`."""
-        P_NM = X_ND @ self.coef_.T
-        return P_NM[:, 0] if self.single_ else P_NM
+    def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
+        """Metrics [N] or [N, M], as in `fit`; with `return_std` also those of the ridge's posterior, exact."""
+        X_ND = np.asarray(X_ND)
+        std_NM = self.posterior_.std(lambda X_ND: X_ND[None], X_ND) if return_std else None
+        return answer(self.single_, X_ND @ self.coef_.T, std_NM)
 
     def curve(self, weights_M: FloatArray) -> Curve:
         """The weighted mean of the metrics: linear, its Hessian is zero."""

@@ -23,12 +23,12 @@ factor and huber's delta 0.02: Olmix (arXiv:2602.12237). Ours: penalties, starts
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from mixopt.errors import SwarmError
-from mixopt.laws.base import Curve, check_runs
+from mixopt.laws.base import Curve, Laplace, answer, check_runs
 from mixopt.mixture import FloatArray
 
 STEPS = 200
@@ -42,7 +42,7 @@ TINY = 1e-12
 class LogLinear:
     """exp(log c) + exp(t . p) for each metric; convex, best with 3 (D + 1) runs or more.
 
-    Learned: log_c_ [M], t_ [M, D].
+    Learned: log_c_ [M], t_ [M, D], posterior_.
     """
 
     delta: float = 0.02
@@ -68,12 +68,16 @@ class LogLinear:
         best_M = loss_B.reshape(-1, metrics).argmin(axis=0)
         theta_MP = theta_BP.reshape(-1, metrics, theta_BP.shape[1])[best_M, np.arange(metrics)]
         self.log_c_, self.t_ = theta_MP[:, 0], theta_MP[:, 1:]
+        stiffness_MPP = self._stiffness(_penalised(self.t_, Y_RM.T)[1])
+        residual_RM = Y_RM - np.add(*_parts(theta_MP, X_RD)).T
+        self.posterior_ = Laplace.of(self._jacobian(X_RD), stiffness_MPP, residual_RM, Y_RM.mean(axis=0))
         return self
 
-    def predict(self, X_ND: FloatArray) -> FloatArray:
-        """Metrics [N] or [N, M], as in `fit`."""
-        P_NM = np.exp(self.log_c_) + np.exp(X_ND @ self.t_.T)
-        return P_NM[:, 0] if self.single_ else P_NM
+    def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
+        """Metrics [N] or [N, M], as in `fit`; with `return_std` also those of the Laplace approximation."""
+        X_ND = np.asarray(X_ND)
+        std_NM = self.posterior_.std(self._jacobian, X_ND) if return_std else None
+        return answer(self.single_, np.exp(self.log_c_) + np.exp(X_ND @ self.t_.T), std_NM)
 
     def curve(self, weights_M: FloatArray) -> Curve:
         """The weighted mean of the metrics: sum_m w_m (c_m + u_m), gradient and Hessian sum_m w_m u_m t_m (t_m')."""
@@ -117,33 +121,47 @@ class LogLinear:
 
     def _loss(self, theta_BP: FloatArray, X_RD: FloatArray, y_BR: FloatArray) -> FloatArray:
         """Huber's loss and the penalties [B]."""
-        c_B, u_BR = _parts(theta_BP, X_RD)
-        size_BR = np.abs(c_B[:, None] + u_BR - y_BR)
+        c_B1, u_BR = _parts(theta_BP, X_RD)
+        size_BR = np.abs(c_B1 + u_BR - y_BR)
         huber_BR = np.where(size_BR < self.delta, size_BR**2 / 2, self.delta * (size_BR - self.delta / 2))
         spread_BD, above_BD = _penalised(theta_BP[:, 1:], y_BR)
         return huber_BR.sum(1) + self.ridge / 2 * (spread_BD**2).sum(1) + self.ceiling / 2 * (above_BD**2).sum(1)
 
     def _expand(self, theta_BP: FloatArray, X_RD: FloatArray, y_BR: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Gradient [B, P] of the loss, Gauss-Newton Hessian [B, P, P] with Huber's weights min(1, delta / |r|)."""
-        c_B, u_BR = _parts(theta_BP, X_RD)
-        r_BR = c_B[:, None] + u_BR - y_BR
+        c_B1, u_BR = _parts(theta_BP, X_RD)
+        r_BR = c_B1 + u_BR - y_BR
         weight_BR = self.delta / np.maximum(np.abs(r_BR), self.delta)
-        J_BRP = np.concatenate([np.broadcast_to(c_B[:, None, None], (*u_BR.shape, 1)), u_BR[:, :, None] * X_RD], axis=2)
+        J_BRP = _derivatives(c_B1, u_BR, X_RD)
         weighted_BPR = (J_BRP * weight_BR[:, :, None]).transpose(0, 2, 1)
         gradient_BP, hessian_BPP = (weighted_BPR @ r_BR[:, :, None])[:, :, 0], weighted_BPR @ J_BRP
 
         spread_BD, above_BD = _penalised(theta_BP[:, 1:], y_BR)
         gradient_BP[:, 1:] += self.ridge * spread_BD + self.ceiling * above_BD
-        domains = X_RD.shape[1]
-        hessian_BPP[:, 1:, 1:] += self.ridge * (np.eye(domains) - 1 / domains)
-        hessian_BPP[:, range(1, 1 + domains), range(1, 1 + domains)] += self.ceiling * (above_BD > 0)
-        return gradient_BP, hessian_BPP
+        return gradient_BP, hessian_BPP + self._stiffness(above_BD)
+
+    def _stiffness(self, above_BD: FloatArray) -> FloatArray:
+        """Hessian [B, P, P] of the penalties."""
+        starts, domains = above_BD.shape
+        stiffness_BPP, diagonal = np.zeros((starts, 1 + domains, 1 + domains)), range(1, 1 + domains)
+        stiffness_BPP[:, 1:, 1:] = self.ridge * (np.eye(domains) - 1 / domains)
+        stiffness_BPP[:, diagonal, diagonal] += self.ceiling * (above_BD > 0)
+        return stiffness_BPP
+
+    def _jacobian(self, X_ND: FloatArray) -> FloatArray:
+        """Derivatives [M, N, P] of the metrics by log_c and t."""
+        return _derivatives(*_parts(np.column_stack([self.log_c_, self.t_]), X_ND), X_ND)
 
 
 def _parts(theta_BP: FloatArray, X_RD: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The floor exp(log_c) [B] and what is above it, exp(t . p) [B, R]; a trial step cannot overflow."""
+    """The floor exp(log_c) [B, 1] and what is above it, exp(t . p) [B, R]; a trial step cannot overflow."""
     theta_BP = np.minimum(theta_BP, LARGEST_EXPONENT)
-    return np.exp(theta_BP[:, 0]), np.exp(theta_BP[:, 1:] @ X_RD.T)
+    return np.exp(theta_BP[:, :1]), np.exp(theta_BP[:, 1:] @ X_RD.T)
+
+
+def _derivatives(c_B1: FloatArray, u_BR: FloatArray, X_RD: FloatArray) -> FloatArray:
+    """Derivatives [B, R, 1 + D] by log_c and t."""
+    return np.concatenate([np.broadcast_to(c_B1[:, :, None], (*u_BR.shape, 1)), u_BR[:, :, None] * X_RD], axis=2)
 
 
 def _penalised(t_BD: FloatArray, y_BR: FloatArray) -> tuple[FloatArray, FloatArray]:

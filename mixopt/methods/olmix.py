@@ -17,6 +17,7 @@ import numpy as np
 from mixopt import laws
 from mixopt.errors import JobError
 from mixopt.proposers import minimise
+from mixopt.quality import own_domains
 from mixopt.recommend import recommend
 from mixopt.runs import RunSpec
 from mixopt.study import Recommendation, Study
@@ -29,7 +30,7 @@ class Olmix:
     `law` must be convex; `kl` is the strength of the pull to the prior, in units of the objective per nat.
     """
 
-    law: Literal["loglinear", "linear"] = "loglinear"
+    law: Literal["loglinear", "effdata", "linear"] = "loglinear"
     kl: float = 0.05
 
     def __post_init__(self) -> None:
@@ -44,6 +45,7 @@ class Olmix:
     def recommend(self, study: Study, rng: np.random.Generator) -> Recommendation:
         """Steps 2 and 3. Raises SwarmError for fewer good runs than the law can bear."""
         X_RD, Y_RM = study.table()
-        law = laws.make_convex(self.law).fit(X_RD, Y_RM)
+        own = own_domains(study.space.names, study.objective.metrics)
+        law = laws.make_convex(self.law, own).fit(X_RD, Y_RM)
         p_D = minimise(law.curve(study.objective.weights_M), study.space, self.kl)
         return recommend(study.space.names, study.objective, X_RD, Y_RM, law, p_D)

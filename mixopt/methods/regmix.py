@@ -18,6 +18,7 @@ import numpy as np
 from mixopt import laws
 from mixopt.errors import JobError
 from mixopt.proposers import simulate
+from mixopt.quality import own_domains
 from mixopt.recommend import recommend
 from mixopt.runs import RunSpec
 from mixopt.study import Recommendation, Study
@@ -30,7 +31,7 @@ class RegMix:
     `law` is the regressor, `candidates` N, `keep` k.
     """
 
-    law: Literal["lightgbm", "loglinear", "linear"] = "lightgbm"
+    law: Literal["lightgbm", "effdata", "loglinear", "linear"] = "lightgbm"
     candidates: int = 100_000
     keep: int = 128
 
@@ -46,7 +47,8 @@ class RegMix:
     def recommend(self, study: Study, rng: np.random.Generator) -> Recommendation:
         """Steps 3 and 4. Raises SwarmError for fewer good runs than the law can bear."""
         X_RD, Y_RM = study.table()
-        law = laws.make(self.law).fit(X_RD, Y_RM)
+        own = own_domains(study.space.names, study.objective.metrics)
+        law = laws.make(self.law, own).fit(X_RD, Y_RM)
         weights_M = study.objective.weights_M
         p_D = simulate(lambda X_ND: law.predict(X_ND) @ weights_M, study.space, rng, self.candidates, self.keep)
         return recommend(study.space.names, study.objective, X_RD, Y_RM, law, p_D)

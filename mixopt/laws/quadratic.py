@@ -1,0 +1,163 @@
+"""Quadratic law: the second-order Scheffe polynomial, every pair of domains may help or hurt each other.
+
+    f_m(p) = sum_j b_mj p_j + sum_{i<j} B_mij p_i p_j
+           = mean_m + ridge regression on (p_j, w p_i p_j),  ridge and w by closed-form leave-one-out, metric by metric
+
+On the simplex this is the general quadratic b + a.p + p'Qp/2: the constant is the same number added to every b_j, and
+p_j^2 = p_j - sum_{i != j} p_i p_j. There are D (D + 1) / 2 coefficients, mostly more than runs, so the ridge decides
+what the runs do not; w says how much less the pairs may do than the domains alone. Both come from the grids below: the
+pair with the smallest squared leave-one-out residuals r / (1 - h), which take one eigendecomposition for each w.
+Everything happens in the space of the runs (kernel ridge), the pairs are never written out.
+
+f need not be convex, so this is no ConvexLaw: `exact` gives the curve where the weighted mean happens to be convex on
+the simplex, and None where it is not; a proposer must then simulate.
+
+Shapes: R runs, N candidates, D domains, M metrics, L ridges, W weights of the pairs.
+
+Source: Scheffe 1958, "Experiments with mixtures"; as an outcome model of mixtures MoDoMoDo (arXiv:2505.24871),
+b + a.w + w'Qw/2; UNVERIFIED: how it regularises Q. Leave-one-out: Allen 1974, "The relationship between variable
+selection and data augmentation and a method for prediction". Grids and the choice by metric are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from mixopt.laws.base import BLOCK, Curve, answer, check_runs
+from mixopt.mixture import FloatArray
+
+PAIRS = (0.3, 1.0, 3.0, 10.0)
+RIDGES = tuple(np.geomspace(1e-6, 1e2, 17))
+SMALLEST_LEFT = 1e-6
+SMALLEST_NOISE = 1e-9
+FLAT = 1e-12
+
+
+@dataclass
+class Quadratic:
+    """b . p + p' B p / 2 with a ridge chosen by leave-one-out; pairs of domains interact.
+
+    Learned: b_ [M, D], B_ [M, D, D] with a zero diagonal, ridge_ [M], pairs_ [M], noise_ [M].
+    """
+
+    def min_runs(self, domains: int) -> int:
+        """As many as domains, at least six: the ridge answers for the rest."""
+        return max(6, domains)
+
+    def fit(self, X_RD: FloatArray, Y: FloatArray) -> Self:
+        """Learn from mixtures [R, D] and metrics [R] or [R, M]. Raises SwarmError for runs that it cannot use."""
+        self.single_ = np.ndim(Y) == 1
+        self.X_, Y_RM = check_runs(self, X_RD, Y)
+        mean_M = Y_RM.mean(axis=0)
+        metrics, best_M = Y_RM.shape[1], np.full(Y_RM.shape[1], np.inf)
+        self.ridge_, self.pairs_, self.noise_ = np.zeros((3, metrics))
+        alpha_RM = np.zeros_like(Y_RM)
+        for pairs in PAIRS:
+            K_RR = _centred(_kernel(self.X_, self.X_, pairs))
+            value_R, vector_RR = np.linalg.eigh(K_RR)
+            value_R = np.maximum(value_R, 0)
+            ridge_L = np.multiply(RIDGES, max(float(np.trace(K_RR)) / len(K_RR), SMALLEST_NOISE))
+            score_LM, noise_LM = leave_one_out(value_R, vector_RR, ridge_L, Y_RM - mean_M)
+            for m in np.flatnonzero(score_LM.min(axis=0) < best_M):
+                best = score_LM[:, m].argmin()
+                best_M[m], self.pairs_[m], self.ridge_[m] = score_LM[best, m], pairs, ridge_L[best]
+                self.noise_[m] = max(noise_LM[best, m], SMALLEST_NOISE * abs(mean_M[m]), SMALLEST_NOISE**2)
+                alpha_RM[:, m] = vector_RR @ ((vector_RR.T @ (Y_RM[:, m] - mean_M[m])) / (value_R + ridge_L[best]))
+        self._coefficients(alpha_RM, mean_M)
+        return self
+
+    def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
+        """Metrics [N] or [N, M], as in `fit`; with `return_std` also those of the ridge's posterior, exact."""
+        X_ND = np.asarray(X_ND, dtype=float)
+        P_NM = polynomial(X_ND, self.b_, self.B_)
+        if not return_std:
+            return answer(self.single_, P_NM)
+        blocks = [X_ND[start : start + BLOCK] for start in range(0, max(len(X_ND), 1), BLOCK)]
+        return answer(self.single_, P_NM, np.vstack([self._std(X_BD) for X_BD in blocks]))
+
+    def exact(self, weights_M: FloatArray) -> Curve | None:
+        """The weighted mean of the metrics where it is convex on the simplex, otherwise None."""
+        return convex_curve(weights_M @ self.b_, np.einsum("m,mij->ij", weights_M, self.B_))
+
+    def _coefficients(self, alpha_RM: FloatArray, mean_M: FloatArray) -> None:
+        """Set b and B from the weights of the runs; the mean of the features goes into b, since proportions sum to 1."""
+        centred_RM = alpha_RM - alpha_RM.mean(axis=0)
+        self.b_ = (self.X_.T @ centred_RM).T
+        self.B_ = np.stack([self.X_.T @ (a_R[:, None] * self.X_) for a_R in centred_RM.T])
+        self.B_ *= self.pairs_[:, None, None] ** 2
+        self.B_[:, range(len(self.X_.T)), range(len(self.X_.T))] = 0
+        self.b_ += (mean_M - polynomial(self.X_, self.b_, self.B_).mean(axis=0))[:, None]
+
+    def _std(self, X_ND: FloatArray) -> FloatArray:
+        """[N, M]: noise (1 + 1/R + (k(x, x) - k(x, X) (K + ridge)^-1 k(X, x)) / ridge)^1/2, all kernels centred."""
+        variance_NM = np.empty((len(X_ND), len(self.b_)))
+        for pairs, ridge in {*zip(self.pairs_.tolist(), self.ridge_.tolist(), strict=True)}:
+            K_RR, k_NR = _kernel(self.X_, self.X_, pairs), _kernel(X_ND, self.X_, pairs)
+            own_N = _own(X_ND, pairs) - 2 * k_NR.mean(axis=1) + K_RR.mean()
+            k_NR = k_NR - k_NR.mean(axis=1, keepdims=True) - K_RR.mean(axis=0) + K_RR.mean()
+            solved_RN = np.linalg.solve(_centred(K_RR) + ridge * np.eye(len(K_RR)), k_NR.T)
+            left_N = np.maximum(own_N - (k_NR * solved_RN.T).sum(axis=1), 0)
+            same_M = (self.pairs_ == pairs) & (self.ridge_ == ridge)
+            variance_NM[:, same_M] = (1 + 1 / len(K_RR) + left_N / ridge)[:, None]
+        return np.asarray(self.noise_ * np.sqrt(variance_NM))
+
+
+def polynomial(X_ND: FloatArray, b_MD: FloatArray, B_MDD: FloatArray) -> FloatArray:
+    """Of every metric b . p + p' B p / 2 [N, M]."""
+    pairs_MN = [np.einsum("nd,nd->n", X_ND @ B_DD, X_ND) / 2 for B_DD in B_MDD]
+    return np.asarray(X_ND @ b_MD.T + np.stack(pairs_MN, axis=1))
+
+
+def convex_curve(b_D: FloatArray, B_DD: FloatArray) -> Curve | None:
+    """The curve of b . p + p' B p / 2 where that is convex on the simplex, otherwise None.
+
+    With u the even mixture and C = 1 - 1 1'/D, p = u + C p: the Hessian is C B C, everything else is linear.
+    """
+    u_D = np.full(len(b_D), 1 / len(b_D))
+    hessian_DD = _centred(B_DD)
+    slope_D = b_D + B_DD @ u_D - (B_DD @ u_D).mean()
+    level = float(u_D @ B_DD @ u_D) / 2
+    curvature_D = np.linalg.eigvalsh(hessian_DD)
+    if curvature_D[0] < -FLAT * max(abs(curvature_D).max(), FLAT):
+        return None
+    return lambda p_D: (
+        level + float(slope_D @ p_D + p_D @ hessian_DD @ p_D / 2),
+        slope_D + hessian_DD @ p_D,
+        hessian_DD,
+    )
+
+
+def leave_one_out(
+    value_K: FloatArray, vector_RK: FloatArray, ridge_L: FloatArray, y_RM: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Mean squared leave-one-out residuals, and the noise [L, M], of ridge regressions with a free constant.
+
+    Z Z' of the centred features has the eigenvalues [K] and vectors [R, K]; y is centred. With shrink = value / (value
+    + ridge) the hat matrix is 1/R + V diag(shrink) V' and h its diagonal; noise^2 = mean r^2 / (1 - h).
+    """
+    shrink_LK = value_K / (value_K + ridge_L[:, None])
+    left_LR = np.maximum(1 - 1 / len(vector_RK) - shrink_LK @ (vector_RK**2).T, SMALLEST_LEFT)
+    r_LRM = y_RM - np.einsum("rk,lk,km->lrm", vector_RK, shrink_LK, vector_RK.T @ y_RM, optimize=True)
+    score_LM = ((r_LRM / left_LR[:, :, None]) ** 2).mean(axis=1)
+    return score_LM, np.sqrt((r_LRM**2 / left_LR[:, :, None]).mean(axis=1))
+
+
+def _kernel(X_ND: FloatArray, Z_RD: FloatArray, pairs: float) -> FloatArray:
+    """Inner products [N, R] of the features (p_j, w p_i p_j), i < j: x.z + w^2 ((x.z)^2 - x^2.z^2) / 2."""
+    linear_NR = X_ND @ Z_RD.T
+    return np.asarray(linear_NR + pairs**2 * (linear_NR**2 - X_ND**2 @ (Z_RD**2).T) / 2)
+
+
+def _own(X_ND: FloatArray, pairs: float) -> FloatArray:
+    """The diagonal [N] of the kernel of X with itself."""
+    square_N = (X_ND**2).sum(axis=1)
+    return np.asarray(square_N + pairs**2 * (square_N**2 - (X_ND**4).sum(axis=1)) / 2)
+
+
+def _centred(K_RR: FloatArray) -> FloatArray:
+    """C K C with C = 1 - 1 1'/R: the kernel of the centred features."""
+    row_R = K_RR.mean(axis=0)
+    return np.asarray(K_RR - row_R - row_R[:, None] + row_R.mean())
