@@ -22,7 +22,7 @@ reweighted least-squares". The priors and the units are ours.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,11 @@ class Fitted:
             return answer(single, P_NM)
         std_NM = self.posterior.std(lambda X_ND: self.shape.slopes(self.theta_MP, X_ND), X_ND)
         return answer(single, P_NM, self.scale_M * std_NM)
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[Fitted]:
+        """The same with parameters drawn from the normal approximation of the posterior, known to be these."""
+        thetas_SMP = self.theta_MP + self.posterior.draw(rng, count)
+        return [replace(self, theta_MP=theta_MP, posterior=self.posterior.certain) for theta_MP in thetas_SMP]
 
 
 def fit_shape(shape: Shape, starts_SP: FloatArray, X_RD: FloatArray, Y_RM: FloatArray) -> Fitted:

@@ -18,12 +18,13 @@ with priors, second-order steps, no boosting.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
-from mixopt.laws.base import Curve, check_runs, sorted_by_value
+from mixopt.laws.base import Curve, Law, check_runs, sorted_by_value
 from mixopt.laws.descent import Fitted, Shape, fit_shape
 from mixopt.mixture import FloatArray
 
@@ -55,16 +56,20 @@ class ImplicitMixingLaw:
         draws_SP = np.random.default_rng(self.seed).normal(size=(self.starts, len(prior_P)))
         shape = Shape(self._value, self._slopes, prior_P, sd_P)
         starts_SP = prior_P + draws_SP * np.concatenate([[0.0], np.ones(K * domains)])
-        self.fitted_: Fitted = fit_shape(shape, starts_SP, X_RD[rows_R][:, columns_D], Y_RM[rows_R])
-        scale_M, theta_MP = self.fitted_.scale_M, self.fitted_.theta_MP
-        self.c_ = self.fitted_.mean_M + scale_M * theta_MP[:, 0]
-        self.t_ = np.empty((len(theta_MP), K, domains))
-        self.t_[:, :, columns_D] = theta_MP[:, 1:].reshape(-1, K, domains) + np.log(scale_M)[:, None, None]
-        return self
+        return self._learn(fit_shape(shape, starts_SP, X_RD[rows_R][:, columns_D], Y_RM[rows_R]))
 
     def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
         """Metrics [N] or [N, M], as in `fit`; with `return_std` also the standard deviation of a new run's."""
         return self.fitted_.predict(np.asarray(X_ND)[:, self.columns_], self.single_, return_std)
+
+    def gradient(self, X_ND: FloatArray) -> FloatArray:
+        """Derivatives [N, M, D] of each metric by each proportion: sum_k t_k exp(t_k . r)."""
+        u_NMK = np.exp(np.einsum("nd,mkd->nmk", X_ND, self.t_, optimize=True))
+        return np.asarray(np.einsum("nmk,mkd->nmd", u_NMK, self.t_, optimize=True))
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[Law]:
+        """Fitted laws from the Laplace approximation."""
+        return [copy.copy(self)._learn(fitted) for fitted in self.fitted_.draw(rng, count)]
 
     def curve(self, weights_M: FloatArray) -> Curve:
         """The weighted mean of the metrics: sum_mk w_m u_mk, gradient and Hessian sum_mk w_m u_mk t_mk (t_mk')."""
@@ -76,6 +81,13 @@ class ImplicitMixingLaw:
             return c + float(u_L.sum()), u_L @ t_LD, (t_LD.T * u_L) @ t_LD
 
         return value
+
+    def _learn(self, fitted: Fitted) -> Self:
+        self.fitted_, scale_M = fitted, fitted.scale_M
+        self.c_ = fitted.mean_M + scale_M * fitted.theta_MP[:, 0]
+        shared_MKD = fitted.theta_MP[:, 1:].reshape(len(scale_M), self.hidden, -1)
+        self.t_ = (shared_MKD + np.log(scale_M)[:, None, None])[:, :, np.argsort(self.columns_)]
+        return self
 
     def _value(self, theta_BP: FloatArray, X_ND: FloatArray) -> FloatArray:
         return theta_BP[:, :1] + self._terms(theta_BP, X_ND).sum(axis=2)
