@@ -63,7 +63,7 @@ class BiMix:
         return np.asarray(-self.F_ * self.alpha_ * q_N1D ** (-self.alpha_ - 1))
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Law]:
-        """Fitted laws from the Laplace approximation."""
+        """Fitted laws from the posterior: fits to what the runs might have been (`descent`)."""
         return [copy.copy(self)._learn(fitted) for fitted in self.fitted_.draw(rng, count)]
 
     def curve(self, weights_M: FloatArray) -> Curve:

@@ -87,7 +87,7 @@ class LogLinear:
     def draw(self, rng: np.random.Generator, count: int) -> list[Law]:
         """Fitted laws from the Laplace approximation, in c instead of log c; the ceiling holds for them too."""
         drawn = [copy.copy(self) for _ in range(count)]
-        highest_MD = np.maximum(self.t_, self.highest_[:, None])
+        highest_MD = np.where(self.t_ < self.highest_[:, None], self.highest_[:, None], np.inf)
         for law, departure_MP in zip(drawn, self.posterior_.draw(rng, count), strict=True):
             law.log_c_ = self.log_c_ + np.log(np.maximum(1 + departure_MP[:, 0], TINY))
             law.t_ = np.minimum(self.t_ + departure_MP[:, 1:], highest_MD)

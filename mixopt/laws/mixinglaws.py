@@ -72,7 +72,7 @@ class MixingLaws:
         return np.asarray(self.k_ * self.t_ * np.exp(self.t_ * np.asarray(X_ND)[:, None, :]))
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Law]:
-        """Fitted laws from the Laplace approximation."""
+        """Fitted laws from the posterior: fits to what the runs might have been (`descent`)."""
         return [copy.copy(self)._learn(fitted) for fitted in self.fitted_.draw(rng, count)]
 
     def curve(self, weights_M: FloatArray) -> Curve:

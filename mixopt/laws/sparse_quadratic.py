@@ -24,16 +24,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mixopt.laws.base import BLOCK, Curve, Law, answer, check_runs
-from mixopt.laws.quadratic import (
-    RIDGES,
-    SMALLEST_NOISE,
-    Quadratic,
-    convex_curve,
-    leave_one_out,
-    polynomial,
-    polynomial_slopes,
-)
+from mixopt.laws.base import BLOCK, SMALLEST_NOISE, Curve, Law, answer, check_runs
+from mixopt.laws.quadratic import RIDGES, Quadratic
+from mixopt.laws.scheffe import convex_curve, gradient, leave_one_out, polynomial
 from mixopt.mixture import FloatArray
 
 PER_DOMAIN = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -77,7 +70,7 @@ class Ridge:
         along_NK = (z_NF @ self.vector_FK) ** 2
         beside_N = np.maximum((z_NF**2).sum(axis=1) - along_NK.sum(axis=1), 0) / self.ridge
         unsure_N = 1 / self.runs + beside_N + along_NK @ (1 / (self.value_K + self.ridge))
-        return np.asarray(self.noise * np.sqrt(1 + (0 if self.certain else unsure_N)))
+        return np.asarray(self.noise * np.sqrt(1 + unsure_N * (not self.certain)))
 
 
 @dataclass
@@ -110,7 +103,7 @@ class SparseQuadratic:
 
     def gradient(self, X_ND: FloatArray) -> FloatArray:
         """Derivatives [N, M, D] of each metric by each proportion: b + B p."""
-        return polynomial_slopes(X_ND, self.b_, self.B_)
+        return gradient(X_ND, self.b_, self.B_)
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Law]:
         """Fitted laws from the ridge's posterior, which is normal; the choice of pairs is taken as given."""
