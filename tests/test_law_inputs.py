@@ -133,14 +133,14 @@ def test_the_same_mixture_again_and_again_is_its_mean_or_refused(name: str) -> N
 
 
 def test_an_outlier_moves_no_law_by_more_than_a_mean_would(name: str) -> None:
-    """A run that diverged and was kept: at most its share of the error, and ten times that where two domains decide."""
+    """One loss of 60 is 6 too large: a mean would move by 0.1, least squares with a number for each domain by 0.13."""
     rng = np.random.default_rng(0)
     X_RD, new_ND = rng.dirichlet(np.ones(4), 60), rng.dirichlet(np.full(4, 3.0), 100)
     y_R = 2 + np.exp(X_RD @ [-1.0, 0.5, 0.2, -0.3])
     plain = made(name).fit(X_RD, y_R).predict(new_ND)
     y_R[7] += 6
     moved_N = np.abs(made(name).fit(X_RD, y_R).predict(new_ND) - plain)
-    assert np.median(moved_N) < 6 * 2 * 4 / 60
+    assert np.median(moved_N) < 0.2
 
 
 def test_metrics_of_different_scales_do_not_mind_each_other(name: str) -> None:
