@@ -141,10 +141,8 @@ def unexplored(table: Table) -> list[str]:
     if spread < UNEVEN:
         return []
     how = f"{spread:.0f} times less than in another" if math.isfinite(spread) else "not at all"
-    return [
-        f"In some direction the mixtures vary {how} (log-ratios, zeros replaced): what a law says of it is its "
-        "regularisation. Fewer domains that always move together, or more runs, would do."
-    ]
+    said = f"In one direction the mixtures vary {how} (log-ratios, zeros replaced), so that a law knows little of it."
+    return [f"{said} Merge domains that always move together, or add runs that move them apart."]
 
 
 def optimum(law: Law, objective: Objective, space: MixtureSpace, target: Target) -> FloatArray:
