@@ -314,3 +314,13 @@ def test_fit_says_where_runs_do_not_tell_domains_apart(mixopt: Run, tmp_path: Pa
         notes.append(mixopt("fit", *files, "--target", "loss", "--law", "linear")[1]["notes"])
     assert notes[0] == []
     assert "vary not at all" in notes[1][0] or "times less" in notes[1][0]
+
+
+def test_laws_say_what_they_offer(mixopt: Run) -> None:
+    _, found, seen = mixopt("laws")
+    offered = {name: (row["convex"], row["smooth"], row["posterior"], row["min_runs"]) for name, row in found.items()}
+    assert offered["loglinear"] == ("always", True, True, 12)
+    assert offered["quadratic"] == ("sometimes", True, True, 10)
+    assert offered["lightgbm"] == ("never", False, False, 16)
+    assert not any(row["scale_aware"] or row["repetition_aware"] for row in found.values())
+    assert "sometimes" in seen

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mixopt.errors import SwarmError
 from mixopt.laws import LAWS, make
-from mixopt.laws.base import ConvexLaw, Law, PosteriorLaw, SmoothLaw
+from mixopt.laws.base import ConvexLaw, Law, PosteriorLaw, SmoothLaw, SometimesConvexLaw
 from mixopt.laws.lightgbm import LightGBM
 from mixopt.laws.mixinglaws import MixingLaws, ThirdForm
 from mixopt.laws.quadratic import Quadratic
@@ -59,6 +59,8 @@ def checked(name: str, X_RD: FloatArray, Y_RM: FloatArray, new_ND: FloatArray) -
     if isinstance(law, ConvexLaw):
         value, slope_D, bend_DD = law.curve(np.full(Y_RM.shape[1], 1 / Y_RM.shape[1]))(inside_ND[0])
         assert np.isfinite([value, *slope_D, *bend_DD.ravel()]).all()
+    if isinstance(law, SometimesConvexLaw) and (curve := law.exact(np.full(Y_RM.shape[1], 1 / Y_RM.shape[1]))):
+        assert np.isfinite([x for part in curve(inside_ND[0]) for x in np.ravel(part)]).all()
     if isinstance(law, PosteriorLaw):
         for drawn in law.draw(np.random.default_rng(0), 3):
             assert np.isfinite(drawn.predict(new_ND)).all()

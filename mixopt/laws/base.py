@@ -167,6 +167,17 @@ def check_runs(law: Law, X_RD: FloatArray, Y: FloatArray) -> tuple[FloatArray, F
     return X_RD, Y_RM
 
 
+def check_mixtures(X_ND: FloatArray, domains: int) -> FloatArray:
+    """The mixtures [N, D] as an array of numbers. Raises SwarmError for another shape, which numpy might stretch."""
+    X_ND = np.asarray(X_ND, dtype=float)
+    if X_ND.ndim != 2 or X_ND.shape[1] != domains:
+        raise SwarmError(
+            f"predict: mixtures [N, {domains}] are needed, one column for each domain that was learned from "
+            f"(got shape {X_ND.shape}). One mixture is p_D[None]."
+        )
+    return X_ND
+
+
 def _some(rows: NDArray[np.intp]) -> str:
     listed = ", ".join(str(row) for row in rows[:5])
     return f"row{'s' if len(rows) > 1 else ''} {listed}{' and others' if len(rows) > 5 else ''}"

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixopt.laws.base import Laplace, answer
+from mixopt.laws.base import Laplace, answer, check_mixtures
 from mixopt.mixture import FloatArray
 
 STEPS = 200
@@ -66,7 +66,7 @@ class Fitted:
 
     def predict(self, X_ND: FloatArray, single: bool, return_std: bool) -> Any:
         """Metrics [N, M], or [N] where `single`; with `return_std` also the deviations of a new run's metrics."""
-        X_ND = np.asarray(X_ND, dtype=float)
+        X_ND = check_mixtures(X_ND, self.X_RD.shape[1])
         P_NM = self.mean_M + self.scale_M * self.shape.value(self.theta_MP, X_ND).T
         if not return_std:
             return answer(single, P_NM)

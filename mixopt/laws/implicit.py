@@ -24,7 +24,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from mixopt.laws.base import Curve, Law, check_runs, sorted_by_value
+from mixopt.laws.base import Curve, Law, check_mixtures, check_runs, sorted_by_value
 from mixopt.laws.descent import Fitted, Shape, fit_shape
 from mixopt.mixture import FloatArray
 
@@ -60,7 +60,8 @@ class ImplicitMixingLaw:
 
     def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
         """Metrics [N] or [N, M], as in `fit`; with `return_std` also the standard deviation of a new run's."""
-        return self.fitted_.predict(np.asarray(X_ND)[:, self.columns_], self.single_, return_std)
+        X_ND = check_mixtures(X_ND, len(self.columns_))
+        return self.fitted_.predict(X_ND[:, self.columns_], self.single_, return_std)
 
     def gradient(self, X_ND: FloatArray) -> FloatArray:
         """Derivatives [N, M, D] of each metric by each proportion: u sum_k t_k exp(t_k . r)."""

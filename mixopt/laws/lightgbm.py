@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixopt.errors import JobError, SwarmError
-from mixopt.laws.base import SMALLEST_NOISE, answer, check_runs, sorted_by_value
+from mixopt.laws.base import SMALLEST_NOISE, answer, check_mixtures, check_runs, sorted_by_value
 from mixopt.mixture import FloatArray
 
 FOLDS = 5
@@ -112,7 +112,7 @@ class LightGBM:
         With `return_std` also standard deviations: the first call after a fit costs FOLDS more fits, and every call
         FOLDS more predictions.
         """
-        X_ND = np.asarray(X_ND)[:, self.columns_]
+        X_ND = check_mixtures(X_ND, len(self.columns_))[:, self.columns_]
         P_NM = self.centre_ + self.scale_ * _values(self.boosters_, X_ND)
         return answer(self.single_, P_NM, self.scale_ * self._std(X_ND) if return_std else None)
 

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from mixopt.laws.base import Curve, Laplace, Law, answer, check_runs
+from mixopt.laws.base import Curve, Laplace, Law, answer, check_mixtures, check_runs
 from mixopt.mixture import FloatArray
 
 
@@ -50,7 +50,7 @@ class Linear:
 
     def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
         """Metrics [N] or [N, M], as in `fit`; with `return_std` also those of the ridge's posterior, exact."""
-        X_ND = np.asarray(X_ND)
+        X_ND = check_mixtures(X_ND, self.coef_.shape[1])
         std_NM = self.posterior_.std(lambda X_ND: X_ND[None], X_ND) if return_std else None
         return answer(self.single_, X_ND @ self.coef_.T, std_NM)
 

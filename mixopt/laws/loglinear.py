@@ -29,7 +29,7 @@ from typing import Any, Self
 import numpy as np
 
 from mixopt.errors import SwarmError
-from mixopt.laws.base import Curve, Laplace, Law, answer, check_runs
+from mixopt.laws.base import Curve, Laplace, Law, answer, check_mixtures, check_runs
 from mixopt.mixture import FloatArray
 
 STEPS = 200
@@ -76,7 +76,7 @@ class LogLinear:
 
     def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
         """Metrics [N] or [N, M], as in `fit`; with `return_std` also those of the Laplace approximation."""
-        X_ND = np.asarray(X_ND)
+        X_ND = check_mixtures(X_ND, self.t_.shape[1])
         std_NM = self.posterior_.std(self._jacobian, X_ND) if return_std else None
         return answer(self.single_, np.exp(self.log_c_) + np.exp(X_ND @ self.t_.T), std_NM)
 

@@ -27,7 +27,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from mixopt.laws.base import BLOCK, SMALLEST_NOISE, Curve, Law, answer, check_runs
+from mixopt.laws.base import BLOCK, SMALLEST_NOISE, Curve, Law, answer, check_mixtures, check_runs
 from mixopt.laws.scheffe import centred, convex_curve, gradient, leave_one_out, polynomial
 from mixopt.mixture import FloatArray
 
@@ -71,7 +71,7 @@ class Quadratic:
 
     def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
         """Metrics [N] or [N, M], as in `fit`; with `return_std` also those of the ridge's posterior, exact."""
-        X_ND = np.asarray(X_ND, dtype=float)
+        X_ND = check_mixtures(X_ND, self.b_.shape[1])
         P_NM = polynomial(X_ND, self.b_, self.B_)
         if not return_std:
             return answer(self.single_, P_NM)

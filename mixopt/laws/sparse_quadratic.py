@@ -24,7 +24,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mixopt.laws.base import BLOCK, SMALLEST_NOISE, Curve, Law, answer, check_runs
+from mixopt.laws.base import BLOCK, SMALLEST_NOISE, Curve, Law, answer, check_mixtures, check_runs
 from mixopt.laws.quadratic import RIDGES, Quadratic
 from mixopt.laws.scheffe import convex_curve, gradient, leave_one_out, polynomial
 from mixopt.mixture import FloatArray
@@ -93,7 +93,7 @@ class SparseQuadratic:
 
     def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
         """Metrics [N] or [N, M], as in `fit`; with `return_std` also those of the ridge's posterior, exact."""
-        X_ND = np.asarray(X_ND, dtype=float)
+        X_ND = check_mixtures(X_ND, self.b_.shape[1])
         P_NM = polynomial(X_ND, self.b_, self.B_)
         if not return_std:
             return answer(self.single_, P_NM)
