@@ -171,14 +171,16 @@ class Swarm:
 
     def metrics_RM(self, metrics: Sequence[str]) -> FloatArray:
         """Final metrics [R, M] in the order of `metrics`. Raises SwarmError where a run lacks one or has no number."""
-        rows = []
-        for record in self.records:
-            for metric in metrics:
-                if not math.isfinite(record.metrics.get(metric, math.nan)):
-                    have = did_you_mean(metric, record.metrics)
-                    raise SwarmError(f"run {record.spec.id}: no finite metric {metric!r}; {have}")
-            rows.append([record.metrics[metric] for metric in metrics])
-        return np.array(rows, dtype=float).reshape(-1, len(metrics))
+        for metric in metrics:
+            lacking = [r for r in self.records if not math.isfinite(r.metrics.get(metric, math.nan))]
+            if lacking:
+                first = lacking[0].metrics
+                why = f"got {first[metric]}." if metric in first else did_you_mean(metric, first)
+                raise SwarmError(
+                    f"{len(lacking)} of {len(self.records)} runs have no finite metric {metric!r}, first run "
+                    f"{lacking[0].spec.id}: {why} Take it out of the objective, or leave those runs out."
+                )
+        return np.array([[r.metrics[m] for m in metrics] for r in self.records], dtype=float).reshape(-1, len(metrics))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
@@ -187,11 +187,13 @@ def laws(as_json: Json = False) -> None:
     from mixopt import laws as known
 
     rows = {
-        name: {"summary": known.summary(name), "convex": known.convex(name), "min_runs": known.make(name).min_runs(10)}
-        for name in known.LAWS
+        name: {"summary": known.summary(name), **asdict(known.capabilities(known.make(name)))} for name in known.LAWS
     }
-    table = [[n, "yes" if r["convex"] else "no", str(r["min_runs"]), str(r["summary"])] for n, r in rows.items()]
-    Terminal(to_stderr=as_json).table(["law", "convex", "least runs for 10 domains", "what it is"], table)
+    shown = ["convex", "smooth", "posterior", "scale_aware", "repetition_aware", "min_runs", "summary"]
+    titles = ["law", "convex", "gradient", "draws", "sizes", "epochs", "runs for 10 domains", "what it is"]
+    words = {True: "yes", False: "no"}
+    table = [[name, *(words.get(row[key], str(row[key])) for key in shown)] for name, row in rows.items()]
+    Terminal(to_stderr=as_json).table(titles, table)
     end(rows, as_json)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mixopt import quality
+from mixopt import compositional, quality
 from mixopt.errors import DataError, JobError, did_you_mean
 from mixopt.handoff import load_mixture
 from mixopt.laws import make
@@ -27,6 +27,7 @@ from mixopt.space import MixtureSpace
 from mixopt.tables import Table, metric_name, read_domains, read_swarm
 
 EACH = ("all", "mean")
+UNEVEN = 100.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def fit(request: Request, test_ratios: Path | None, test_metrics: Path | None) -
     began = time.perf_counter()
     law = make(request.law, quality.own_domains(table.names, objective.metrics)).fit(table.X_RD, Y_RM)
     seconds = time.perf_counter() - began
-    notes = list(table.notes)
+    notes = [*table.notes, *unexplored(table)]
     P_RM = quality.out_of_fold(law, table.X_RD, Y_RM)
     if test_ratios is not None and test_metrics is not None:
         test = read_swarm(test_ratios, test_metrics)
@@ -132,6 +133,16 @@ def beyond(predicted: Mapping[str, float], objective: Objective, Y_RM: FloatArra
     seen = zip(objective.metrics, low_M, high_M, strict=True)
     outside = [metric for metric, low, high in seen if not low <= predicted[metric] <= high]
     return [f"Predicted outside of what any run gave, do not rely on it: {', '.join(outside)}."] if outside else []
+
+
+def unexplored(table: Table) -> list[str]:
+    """A sentence where the runs do not tell some domains apart."""
+    spread = compositional.condition(table.X_RD)
+    if spread < UNEVEN:
+        return []
+    how = f"{spread:.0f} times less than in another" if math.isfinite(spread) else "not at all"
+    said = f"In one direction the mixtures vary {how} (log-ratios, zeros replaced), so that a law knows little of it."
+    return [f"{said} Merge domains that always move together, or add runs that move them apart."]
 
 
 def optimum(law: Law, objective: Objective, space: MixtureSpace, target: Target) -> FloatArray:

@@ -39,6 +39,7 @@ ORDER = [
     ["runs", "data", "progress", "yaml_text"],
     ["policy"],
     ["space"],
+    ["compositional"],
     ["mixture", "domains"],
     ["errors", "files"],
 ]

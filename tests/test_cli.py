@@ -298,3 +298,29 @@ def test_rows_that_do_not_sum_to_one(mixopt: Run, searched: Path, tmp_path: Path
     assert code == 2
     assert str(frame.iloc[2, 0]) in found["error"]
     assert "0.9" in found["error"]
+
+
+def test_fit_says_where_runs_do_not_tell_domains_apart(mixopt: Run, tmp_path: Path) -> None:
+    web_R = np.random.default_rng(0).random(20).round(3)
+    apart = [
+        f"{i},{w},{(1 - w) * s},{(1 - w) * (1 - s)}" for i, (w, s) in enumerate(zip(web_R, web_R[::-1], strict=True))
+    ]
+    tied = [f"{i},{w},{(1 - w) / 4},{3 * (1 - w) / 4}" for i, w in enumerate(web_R)]
+    (tmp_path / "metrics.csv").write_text("\n".join(["run,loss", *(f"{i},{3 - w}" for i, w in enumerate(web_R))]))
+    notes = []
+    for lines in (apart, tied):
+        (tmp_path / "ratios.csv").write_text("\n".join(["run,web,code,law", *lines]))
+        files = "--ratios", tmp_path / "ratios.csv", "--metrics", tmp_path / "metrics.csv"
+        notes.append(mixopt("fit", *files, "--target", "loss", "--law", "linear")[1]["notes"])
+    assert notes[0] == []
+    assert "vary not at all" in notes[1][0] or "times less" in notes[1][0]
+
+
+def test_laws_say_what_they_offer(mixopt: Run) -> None:
+    _, found, seen = mixopt("laws")
+    offered = {name: (row["convex"], row["smooth"], row["posterior"], row["min_runs"]) for name, row in found.items()}
+    assert offered["loglinear"] == ("always", True, True, 12)
+    assert offered["quadratic"] == ("sometimes", True, True, 10)
+    assert offered["lightgbm"] == ("never", False, False, 16)
+    assert not any(row["scale_aware"] or row["repetition_aware"] for row in found.values())
+    assert "sometimes" in seen

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixopt.errors import DataError
+from mixopt.errors import DataError, SwarmError
 from mixopt.mixture import Mixture, Segment
 from mixopt.policy import Fixed
 from mixopt.runs import Proxy, RunRecord, RunSpec, Swarm
@@ -124,6 +125,26 @@ def test_a_written_swarm_reads_back_to_the_last_bit(tmp_path_factory: pytest.Tem
     np.testing.assert_array_equal(table.X_RD, swarm.good.mixtures_RD(table.names))
     np.testing.assert_array_equal(table.Y_RM, swarm.good.metrics_RM(table.metrics))
     assert table.notes == ()
+
+
+def test_runs_that_disagree_on_metrics_are_counted_and_the_first_is_named() -> None:
+    mixture = Mixture({"code": 0.5, "web": 0.5})
+    full, short, broken = (
+        record(name, mixture, metrics)
+        for name, metrics in (
+            ("a", {"bpb/code": 1.0, "bpb/web": 2.0}),
+            ("b", {"bpb/code": 1.0}),
+            ("c", {"bpb/web": math.nan}),
+        )
+    )
+    with pytest.raises(
+        SwarmError, match=rf"2 of 3 runs have no finite metric 'bpb/web', first run {short.spec.id}: .*objective"
+    ):
+        Swarm((full, short, broken)).metrics_RM(["bpb/web"])
+    with pytest.raises(SwarmError, match=r"1 of 2 runs .*'bpb/web', first run .*: got nan\. Take it out"):
+        Swarm((full, broken)).metrics_RM(["bpb/web"])
+    with pytest.raises(SwarmError, match="did you mean 'bpb/code'"):
+        Swarm((short,)).metrics_RM(["bpb/kode"])
 
 
 def domains(folder: Path, text: str) -> Path:

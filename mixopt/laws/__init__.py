@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from mixopt.errors import JobError, did_you_mean
 from mixopt.laws.auto import Auto
 from mixopt.laws.autoscale import AutoScale
-from mixopt.laws.base import ConvexLaw, Law, OwnLaw
+from mixopt.laws.base import ConvexLaw, Law, OwnLaw, PosteriorLaw, SmoothLaw, SometimesConvexLaw
 from mixopt.laws.bimix import BiMix
 from mixopt.laws.effdata import EffData
 from mixopt.laws.gp import GP
@@ -34,6 +37,26 @@ LAWS: dict[str, type[Law]] = {
     "sparse_quadratic": SparseQuadratic,
 }
 
+OF_SCALE, OF_REPETITION = ("sizes_R", "tokens_R"), ("epochs_RD",)
+"""What `fit` of a law may be told beside mixtures and metrics: each run's parameters, tokens, epochs of each domain."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a law offers beside `fit` and `predict`.
+
+    `convex`: its objective can be minimised exactly always, sometimes (`exact` finds out after the fit) or never;
+    `smooth`: it has `gradient`; `posterior`: it has `draw`; `scale_aware`, `repetition_aware`: `fit` takes runs of
+    several sizes, and how often each domain was repeated; `min_runs`: the fewest good runs for so many domains.
+    """
+
+    convex: Literal["always", "sometimes", "never"]
+    smooth: bool
+    posterior: bool
+    scale_aware: bool
+    repetition_aware: bool
+    min_runs: int
+
 
 def make(name: str, own: Sequence[int | None] | None = None) -> Law:
     """A law with its own defaults; `own` is each metric's own domain, for laws that can use it.
@@ -52,13 +75,22 @@ def make_convex(name: str, own: Sequence[int | None] | None = None) -> ConvexLaw
     """A law whose objective can be minimised exactly. Raises JobError for any other."""
     law = make(name, own)
     if not isinstance(law, ConvexLaw):
-        raise JobError(f"law: {name!r} is not convex; convex: {', '.join(n for n in LAWS if convex(n))}.")
+        always = ", ".join(other for other in LAWS if capabilities(make(other)).convex == "always")
+        raise JobError(f"law: {name!r} is not convex; convex: {always}.")
     return law
 
 
-def convex(name: str) -> bool:
-    """Whether the objective of this law can be minimised exactly."""
-    return isinstance(make(name), ConvexLaw)
+def capabilities(law: Law, domains: int = 10) -> Capabilities:
+    """What this law offers, read off the methods that it has."""
+    always, told = isinstance(law, ConvexLaw), set(inspect.signature(law.fit).parameters)
+    return Capabilities(
+        convex="always" if always else "sometimes" if isinstance(law, SometimesConvexLaw) else "never",
+        smooth=isinstance(law, SmoothLaw),
+        posterior=isinstance(law, PosteriorLaw),
+        scale_aware=not told.isdisjoint(OF_SCALE),
+        repetition_aware=not told.isdisjoint(OF_REPETITION),
+        min_runs=law.min_runs(domains),
+    )
 
 
 def summary(name: str) -> str:

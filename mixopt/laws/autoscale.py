@@ -21,6 +21,7 @@ loss.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -28,7 +29,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from mixopt.errors import SwarmError
-from mixopt.laws.base import Curve, check_runs
+from mixopt.laws.base import Curve, Law, check_runs
 from mixopt.laws.descent import Fitted, Shape, fit_shape
 from mixopt.mixture import FloatArray
 
@@ -57,15 +58,20 @@ class AutoScale:
         sd_P = np.concatenate([[D + 3.0], np.full(D, 1.0), np.full(D, 1.5)])
         start_P = np.concatenate([[-D - 2.0], np.full(D, np.log(3e-3)), np.full(D, np.log(0.1))])
         shape = Shape(self._value, self._slopes, prior_P, sd_P)
-        self.fitted_: Fitted = fit_shape(shape, start_P[None], X_RD, Y_RM)
-        self.s_, theta_MP = self.fitted_.scale_M, self.fitted_.theta_MP
-        self.c_ = self.fitted_.mean_M + self.s_ * theta_MP[:, 0]
-        self.A_, self.gamma_ = np.exp(theta_MP[:, 1 : D + 1]), np.exp(theta_MP[:, D + 1 :])
-        return self
+        return self._learn(fit_shape(shape, start_P[None], X_RD, Y_RM))
 
     def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
         """Metrics [N] or [N, M], as in `fit`; with `return_std` also the standard deviation of a new run's."""
         return self.fitted_.predict(X_ND, self.single_, return_std)
+
+    def gradient(self, X_ND: FloatArray) -> FloatArray:
+        """Derivatives [N, M, D] of each metric by each proportion: -s gamma (A + p)^(-gamma - 1)."""
+        q_NMD = np.asarray(X_ND, dtype=float)[:, None, :] + self.A_
+        return np.asarray(-self.s_[:, None] * self.gamma_ * q_NMD ** (-self.gamma_ - 1))
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[Law]:
+        """Fitted laws from the posterior: fits to what the runs might have been (`descent`)."""
+        return [copy.copy(self)._learn(fitted) for fitted in self.fitted_.draw(rng, count)]
 
     def curve(self, weights_M: FloatArray) -> Curve:
         """The weighted mean of the metrics; its Hessian is diagonal, sum_m w_m s gamma (gamma + 1) q^(-gamma - 2)."""
@@ -79,6 +85,13 @@ class AutoScale:
             return c + float(u_MD.sum()), slope_MD.sum(axis=0), np.diag(bend_D)
 
         return value
+
+    def _learn(self, fitted: Fitted) -> Self:
+        self.fitted_, self.s_ = fitted, fitted.scale_M
+        offset_M1, log_A_MD, log_gamma_MD = np.split(fitted.theta_MP, [1, 1 + fitted.theta_MP.shape[1] // 2], axis=1)
+        self.c_ = fitted.mean_M + self.s_ * offset_M1[:, 0]
+        self.A_, self.gamma_ = np.exp(log_A_MD), np.exp(log_gamma_MD)
+        return self
 
     def _value(self, theta_BP: FloatArray, X_ND: FloatArray) -> FloatArray:
         return theta_BP[:, :1] + _terms(theta_BP, X_ND)[2].sum(axis=2)

@@ -53,6 +53,14 @@ class ConvexLaw(Law, Protocol):
 
 
 @runtime_checkable
+class SometimesConvexLaw(Law, Protocol):
+    """A law whose objective can be minimised exactly if the runs happened to make it convex."""
+
+    def exact(self, weights_M: FloatArray) -> Curve | None:
+        """The mean of the metrics weighted by [M], which sums to 1; None where it is not convex on the simplex."""
+
+
+@runtime_checkable
 class SmoothLaw(Law, Protocol):
     """A law with derivatives."""
 
@@ -98,6 +106,16 @@ class Laplace:
         free_M = np.maximum(len(residual_RM) - decided_M, 1.0)
         least_M = SMALLEST_NOISE * np.maximum(np.abs(scale_M), SMALLEST_NOISE)
         return cls(np.maximum((residual_RM**2).sum(axis=0) / free_M, least_M**2), factor_MPP)
+
+    def draw(self, rng: np.random.Generator, count: int) -> FloatArray:
+        """Departures [count, M, P] of the parameters from the fit."""
+        z_SMP1 = rng.normal(size=(count, len(self.noise_M), self.factor_MPP.shape[2], 1))
+        return np.asarray(np.sqrt(self.noise_M)[:, None] * (self.factor_MPP @ z_SMP1)[:, :, :, 0])
+
+    @property
+    def certain(self) -> Laplace:
+        """The same noise around parameters that are known: what a law drawn from the posterior has."""
+        return Laplace(self.noise_M, np.zeros_like(self.factor_MPP))
 
     def std(self, jacobian: Jacobian, X_ND: FloatArray) -> FloatArray:
         """Standard deviations [N, M] of new runs' metrics: noise * (1 + J H^-1 J'), the delta method."""
@@ -147,6 +165,17 @@ def check_runs(law: Law, X_RD: FloatArray, Y: FloatArray) -> tuple[FloatArray, F
             f"{name}: proportions must be >= 0 and sum to 1 (got others in {_some(rows)}). Normalise them."
         )
     return X_RD, Y_RM
+
+
+def check_mixtures(X_ND: FloatArray, domains: int) -> FloatArray:
+    """The mixtures [N, D] as an array of numbers. Raises SwarmError for another shape, which numpy might stretch."""
+    X_ND = np.asarray(X_ND, dtype=float)
+    if X_ND.ndim != 2 or X_ND.shape[1] != domains:
+        raise SwarmError(
+            f"predict: mixtures [N, {domains}] are needed, one column for each domain that was learned from "
+            f"(got shape {X_ND.shape}). One mixture is p_D[None]."
+        )
+    return X_ND
 
 
 def _some(rows: NDArray[np.intp]) -> str:

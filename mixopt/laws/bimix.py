@@ -18,12 +18,13 @@ zero, proportions clipped at 1e-12). Ours: the floor, c, the priors and Huber's 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
-from mixopt.laws.base import Curve, check_runs
+from mixopt.laws.base import Curve, Law, check_runs
 from mixopt.laws.descent import Fitted, Shape, fit_shape
 from mixopt.mixture import FloatArray
 
@@ -50,15 +51,20 @@ class BiMix:
         sd_P = np.concatenate([[3.0], np.full(D, 1.5), np.full(D, 0.5)])
         start_P = np.concatenate([[-2.0], np.full(D, -1.0), np.full(D, np.log(0.15))])
         shape = Shape(self._value, self._slopes, prior_P, sd_P)
-        self.fitted_: Fitted = fit_shape(shape, start_P[None], X_RD, Y_RM)
-        mean_M, scale_M, theta_MP = self.fitted_.mean_M, self.fitted_.scale_M, self.fitted_.theta_MP
-        self.c_ = mean_M + scale_M * theta_MP[:, 0]
-        self.F_, self.alpha_ = scale_M[:, None] * np.exp(theta_MP[:, 1 : D + 1]), np.exp(theta_MP[:, D + 1 :])
-        return self
+        return self._learn(fit_shape(shape, start_P[None], X_RD, Y_RM))
 
     def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
         """Metrics [N] or [N, M], as in `fit`; with `return_std` also the standard deviation of a new run's."""
         return self.fitted_.predict(X_ND, self.single_, return_std)
+
+    def gradient(self, X_ND: FloatArray) -> FloatArray:
+        """Derivatives [N, M, D] of each metric by each proportion: -F alpha (p + floor)^(-alpha - 1)."""
+        q_N1D = np.asarray(X_ND, dtype=float)[:, None, :] + self.floor
+        return np.asarray(-self.F_ * self.alpha_ * q_N1D ** (-self.alpha_ - 1))
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[Law]:
+        """Fitted laws from the posterior: fits to what the runs might have been (`descent`)."""
+        return [copy.copy(self)._learn(fitted) for fitted in self.fitted_.draw(rng, count)]
 
     def curve(self, weights_M: FloatArray) -> Curve:
         """The weighted mean of the metrics; its Hessian is diagonal, sum_m w_m F alpha (alpha + 1) q^(-alpha - 2)."""
@@ -72,6 +78,13 @@ class BiMix:
             return c + float(u_MD.sum()), slope_MD.sum(axis=0), np.diag(bend_D)
 
         return value
+
+    def _learn(self, fitted: Fitted) -> Self:
+        self.fitted_, scale_M1 = fitted, fitted.scale_M[:, None]
+        offset_M1, log_F_MD, log_alpha_MD = np.split(fitted.theta_MP, [1, 1 + fitted.theta_MP.shape[1] // 2], axis=1)
+        self.c_ = fitted.mean_M + (scale_M1 * offset_M1)[:, 0]
+        self.F_, self.alpha_ = scale_M1 * np.exp(log_F_MD), np.exp(log_alpha_MD)
+        return self
 
     def _value(self, theta_BP: FloatArray, X_ND: FloatArray) -> FloatArray:
         return theta_BP[:, :1] + self._terms(theta_BP, X_ND).sum(axis=2)

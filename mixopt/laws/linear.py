@@ -14,12 +14,13 @@ Source: Scheffe 1958, "Experiments with mixtures"; as RegMix's baseline, arXiv:2
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
-from mixopt.laws.base import Curve, Laplace, answer, check_runs
+from mixopt.laws.base import Curve, Laplace, Law, answer, check_mixtures, check_runs
 from mixopt.mixture import FloatArray
 
 
@@ -49,9 +50,20 @@ class Linear:
 
     def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
         """Metrics [N] or [N, M], as in `fit`; with `return_std` also those of the ridge's posterior, exact."""
-        X_ND = np.asarray(X_ND)
+        X_ND = check_mixtures(X_ND, self.coef_.shape[1])
         std_NM = self.posterior_.std(lambda X_ND: X_ND[None], X_ND) if return_std else None
         return answer(self.single_, X_ND @ self.coef_.T, std_NM)
+
+    def gradient(self, X_ND: FloatArray) -> FloatArray:
+        """Derivatives [N, M, D] of each metric by each proportion: everywhere the same."""
+        return np.broadcast_to(self.coef_, (len(X_ND), *self.coef_.shape))
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[Law]:
+        """Fitted laws from the ridge's posterior, which is normal."""
+        drawn = [copy.copy(self) for _ in range(count)]
+        for law, departure_MD in zip(drawn, self.posterior_.draw(rng, count), strict=True):
+            law.coef_, law.posterior_ = self.coef_ + departure_MD, self.posterior_.certain
+        return list(drawn)
 
     def curve(self, weights_M: FloatArray) -> Curve:
         """The weighted mean of the metrics: linear, its Hessian is zero."""

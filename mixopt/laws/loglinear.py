@@ -22,13 +22,14 @@ factor and huber's delta 0.02: Olmix (arXiv:2602.12237). Ours: penalties, starts
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
 from mixopt.errors import SwarmError
-from mixopt.laws.base import Curve, Laplace, answer, check_runs
+from mixopt.laws.base import Curve, Laplace, Law, answer, check_mixtures, check_runs
 from mixopt.mixture import FloatArray
 
 STEPS = 200
@@ -42,7 +43,7 @@ TINY = 1e-12
 class LogLinear:
     """exp(log c) + exp(t . p) for each metric; convex, best with 3 (D + 1) runs or more.
 
-    Learned: log_c_ [M], t_ [M, D], posterior_.
+    Learned: log_c_ [M], t_ [M, D], highest_ [M] (log of the worst loss), posterior_.
     """
 
     delta: float = 0.02
@@ -67,7 +68,7 @@ class LogLinear:
         theta_BP, loss_B = self._descend(theta_BP, X_RD, np.tile(Y_RM.T, (len(self.gaps), 1)))
         best_M = loss_B.reshape(-1, metrics).argmin(axis=0)
         theta_MP = theta_BP.reshape(-1, metrics, theta_BP.shape[1])[best_M, np.arange(metrics)]
-        self.log_c_, self.t_ = theta_MP[:, 0], theta_MP[:, 1:]
+        self.log_c_, self.t_, self.highest_ = theta_MP[:, 0], theta_MP[:, 1:], np.log(Y_RM.max(axis=0))
         stiffness_MPP = self._stiffness(_penalised(self.t_, Y_RM.T)[1])
         residual_RM = Y_RM - np.add(*_parts(theta_MP, X_RD)).T
         self.posterior_ = Laplace.of(self._jacobian(X_RD), stiffness_MPP, residual_RM, Y_RM.mean(axis=0))
@@ -75,9 +76,23 @@ class LogLinear:
 
     def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
         """Metrics [N] or [N, M], as in `fit`; with `return_std` also those of the Laplace approximation."""
-        X_ND = np.asarray(X_ND)
+        X_ND = check_mixtures(X_ND, self.t_.shape[1])
         std_NM = self.posterior_.std(self._jacobian, X_ND) if return_std else None
         return answer(self.single_, np.exp(self.log_c_) + np.exp(X_ND @ self.t_.T), std_NM)
+
+    def gradient(self, X_ND: FloatArray) -> FloatArray:
+        """Derivatives [N, M, D] of each metric by each proportion: t exp(t . p)."""
+        return np.asarray(np.exp(X_ND @ self.t_.T)[:, :, None] * self.t_)
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[Law]:
+        """Fitted laws from the Laplace approximation, in c instead of log c; the ceiling holds for them too."""
+        drawn = [copy.copy(self) for _ in range(count)]
+        highest_MD = np.where(self.t_ < self.highest_[:, None], self.highest_[:, None], np.inf)
+        for law, departure_MP in zip(drawn, self.posterior_.draw(rng, count), strict=True):
+            law.log_c_ = self.log_c_ + np.log(np.maximum(1 + departure_MP[:, 0], TINY))
+            law.t_ = np.minimum(self.t_ + departure_MP[:, 1:], highest_MD)
+            law.posterior_ = self.posterior_.certain
+        return list(drawn)
 
     def curve(self, weights_M: FloatArray) -> Curve:
         """The weighted mean of the metrics: sum_m w_m (c_m + u_m), gradient and Hessian sum_m w_m u_m t_m (t_m')."""

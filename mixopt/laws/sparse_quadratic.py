@@ -17,14 +17,16 @@ mixtures (arXiv:2608.23922); UNVERIFIED: how it selects them. The selection is o
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mixopt.laws.base import BLOCK, Curve, answer, check_runs
-from mixopt.laws.quadratic import RIDGES, SMALLEST_NOISE, Quadratic, convex_curve, leave_one_out, polynomial
+from mixopt.laws.base import BLOCK, SMALLEST_NOISE, Curve, Law, answer, check_mixtures, check_runs
+from mixopt.laws.quadratic import RIDGES, Quadratic
+from mixopt.laws.scheffe import convex_curve, gradient, leave_one_out, polynomial
 from mixopt.mixture import FloatArray
 
 PER_DOMAIN = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -44,6 +46,23 @@ class Ridge:
     noise: float
     runs: int
     coefficient_F: FloatArray
+    level: float
+    certain: bool = False
+
+    def polynomial(self, domains: int) -> tuple[FloatArray, FloatArray]:
+        """Its b [D] and B [D, D] with a zero diagonal."""
+        linear_D, pairs_S = np.split(self.coefficient_F, [domains])
+        B_DD = np.zeros((domains, domains))
+        B_DD[self.i_S, self.j_S] = B_DD[self.j_S, self.i_S] = self.weight * pairs_S
+        return linear_D + self.level - self.centre_F @ self.coefficient_F, B_DD
+
+    def draw(self, rng: np.random.Generator) -> Ridge:
+        """One with coefficients from the posterior, noise^2 (Z'Z + ridge)^-1, and known to be these."""
+        z_F, least = rng.normal(size=len(self.coefficient_F)), 1 / np.sqrt(self.ridge)
+        along_K = (1 / np.sqrt(self.value_K + self.ridge) - least) * (z_F @ self.vector_FK)
+        departure_F = self.noise * (least * z_F + self.vector_FK @ along_K)
+        level = self.level + self.noise / np.sqrt(self.runs) * rng.normal()
+        return replace(self, coefficient_F=self.coefficient_F + departure_F, level=level, certain=True)
 
     def std(self, X_ND: FloatArray) -> FloatArray:
         """Of new runs [N]: noise * (1 + 1/R + z (Z'Z + ridge)^-1 z')^1/2 for the centred features z."""
@@ -51,7 +70,7 @@ class Ridge:
         along_NK = (z_NF @ self.vector_FK) ** 2
         beside_N = np.maximum((z_NF**2).sum(axis=1) - along_NK.sum(axis=1), 0) / self.ridge
         unsure_N = 1 / self.runs + beside_N + along_NK @ (1 / (self.value_K + self.ridge))
-        return np.asarray(self.noise * np.sqrt(1 + unsure_N))
+        return np.asarray(self.noise * np.sqrt(1 + unsure_N * (not self.certain)))
 
 
 @dataclass
@@ -70,19 +89,11 @@ class SparseQuadratic:
         self.single_ = np.ndim(Y) == 1
         X_RD, Y_RM = check_runs(self, X_RD, Y)
         all_pairs = Quadratic().fit(X_RD, Y_RM)
-        self.b_, self.B_ = np.empty_like(all_pairs.b_), np.zeros_like(all_pairs.B_)
-        self.ridges_ = []
-        for m, y_R in enumerate(Y_RM.T):
-            found = self._select(X_RD, y_R, all_pairs, m)
-            linear_D, pairs_S = np.split(found.coefficient_F, [X_RD.shape[1]])
-            self.b_[m] = linear_D + y_R.mean() - found.centre_F @ found.coefficient_F
-            self.B_[m, found.i_S, found.j_S] = self.B_[m, found.j_S, found.i_S] = found.weight * pairs_S
-            self.ridges_.append(found)
-        return self
+        return self._learn([self._select(X_RD, y_R, all_pairs, m) for m, y_R in enumerate(Y_RM.T)], X_RD.shape[1])
 
     def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
         """Metrics [N] or [N, M], as in `fit`; with `return_std` also those of the ridge's posterior, exact."""
-        X_ND = np.asarray(X_ND, dtype=float)
+        X_ND = check_mixtures(X_ND, self.b_.shape[1])
         P_NM = polynomial(X_ND, self.b_, self.B_)
         if not return_std:
             return answer(self.single_, P_NM)
@@ -90,9 +101,23 @@ class SparseQuadratic:
         std_NM = np.vstack([np.stack([one.std(X_BD) for one in self.ridges_], axis=1) for X_BD in blocks])
         return answer(self.single_, P_NM, std_NM)
 
+    def gradient(self, X_ND: FloatArray) -> FloatArray:
+        """Derivatives [N, M, D] of each metric by each proportion: b + B p."""
+        return gradient(X_ND, self.b_, self.B_)
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[Law]:
+        """Fitted laws from the ridge's posterior, which is normal; the choice of pairs is taken as given."""
+        domains = self.b_.shape[1]
+        return [copy.copy(self)._learn([one.draw(rng) for one in self.ridges_], domains) for _ in range(count)]
+
     def exact(self, weights_M: FloatArray) -> Curve | None:
         """The weighted mean of the metrics where it is convex on the simplex, otherwise None."""
         return convex_curve(weights_M @ self.b_, np.einsum("m,mij->ij", weights_M, self.B_))
+
+    def _learn(self, ridges: list[Ridge], domains: int) -> Self:
+        self.ridges_ = ridges
+        self.b_, self.B_ = map(np.stack, zip(*(one.polynomial(domains) for one in ridges), strict=True))
+        return self
 
     def _select(self, X_RD: FloatArray, y_R: FloatArray, all_pairs: Quadratic, m: int) -> Ridge:
         """The ridge regression of metric m with the number of pairs that leave-one-out prefers."""
@@ -111,7 +136,7 @@ def _ridge(
 ) -> tuple[float, Ridge]:
     """The mean squared leave-one-out residual and the fit, for the best ridge of the grid."""
     Z_RF = _features(X_RD, *pairs, weight)
-    centre_F, y_R = Z_RF.mean(axis=0), y_R - y_R.mean()
+    level, centre_F, y_R = float(y_R.mean()), Z_RF.mean(axis=0), y_R - y_R.mean()
     U_RK, s_K, V_KF = np.linalg.svd(Z_RF - centre_F, full_matrices=False)
     ridge_L = np.multiply(RIDGES, max(float((s_K**2).sum()) / len(X_RD), SMALLEST_NOISE))
     score_L1, noise_L1 = leave_one_out(s_K**2, U_RK, ridge_L, y_R[:, None])
@@ -119,7 +144,7 @@ def _ridge(
     ridge, noise = float(ridge_L[best]), float(noise_L1[best, 0])
     coefficient_F = V_KF.T @ (s_K / (s_K**2 + ridge) * (U_RK.T @ y_R))
     return float(score_L1[best, 0]), Ridge(
-        *pairs, weight, centre_F, s_K**2, V_KF.T, ridge, noise, len(X_RD), coefficient_F
+        *pairs, weight, centre_F, s_K**2, V_KF.T, ridge, noise, len(X_RD), coefficient_F, level
     )
 
 

@@ -14,18 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixopt.errors import JobError, SwarmError
+from mixopt.errors import JobError
 from mixopt.laws import make
-from mixopt.laws.base import Law
+from mixopt.laws.base import ConvexLaw, Law
 from mixopt.laws.implicit import ImplicitMixingLaw
-from mixopt.laws.mixinglaws import MixingLaws
+from mixopt.laws.loglinear import LogLinear
+from mixopt.laws.mixinglaws import MixingLaws, ThirdForm
 from mixopt.mixture import FloatArray
 
 SWARMS = Path(os.environ.get("MIXOPT_SWARMS", Path(__file__).parents[3] / "shared" / "swarms")) / "mixinglaws"
 REFITTED = {
     "m1": {"Github": 0.093, "Books3": 0.018, "Pile-CC": 0.0098},
     "m2": {"Github": 0.079, "Books3": 0.019, "Pile-CC": 0.0092},
-    "m3": {"Github": 0.482, "Books3": 0.110, "Pile-CC": 0.0856},
 }
 published = pytest.mark.skipif(
     not SWARMS.is_dir(), reason=f"Data Mixing Laws' CSV files are not in {SWARMS}; set MIXOPT_SWARMS"
@@ -40,10 +40,10 @@ def swarm(file: str, size: str, step: int, domains: list[str]) -> tuple[FloatArr
     return X_RD, np.array([[float(row[f"loss_{name}"]) for name in domains] for row in rows])
 
 
-def held_out_error(law: Law, X_RD: FloatArray, Y_RM: FloatArray) -> FloatArray:
+def held_out_error(law: Law, X_RD: FloatArray, Y_RM: FloatArray, first: int = 0) -> FloatArray:
     """Mean absolute error [M] on 8 runs that were left out, over four random splits."""
     errors = []
-    for seed in range(4):
+    for seed in range(first, first + 4):
         order_R = np.random.default_rng(seed).permutation(len(X_RD))
         kept_R, left_R = order_R[:-8], order_R[-8:]
         errors.append(np.abs(law.fit(X_RD[kept_R], Y_RM[kept_R]).predict(X_RD[left_R]) - Y_RM[left_R]).mean(axis=0))
@@ -71,34 +71,58 @@ def test_the_first_forms_predict_as_well_as_their_refit_and_the_third_does_not()
     domains = ["Github", "Books3", "Pile-CC"]
     X_RD, Y_RM = swarm("3Mix.csv", "410M", 60_000, domains)
     assert len(X_RD) == 32
-    found = {form: held_out_error(MixingLaws(form=form), X_RD, Y_RM) for form in ("m1", "m2", "m3")}
+    laws: dict[str, Law] = {"m1": MixingLaws("m1"), "m2": MixingLaws("m2"), "m3": ThirdForm()}
+    found = {form: held_out_error(law, X_RD, Y_RM) for form, law in laws.items()}
     for form in ("m1", "m2"):
         expected_M = np.array([REFITTED[form][name] for name in domains])
         assert (found[form] <= 1.25 * expected_M).all(), (form, found[form])
-        assert (found["m3"] >= 2 * found[form]).all(), (found["m3"], found[form])
+        assert (found["m3"] >= 5 * found[form]).all(), (found["m3"], found[form])
+    found["m4"] = held_out_error(LogLinear(), X_RD, Y_RM)
+    assert (found["m3"] >= 3 * found["m4"]).all(), (found["m3"], found["m4"])
+    assert found["m3"][2] >= 5 * found["m4"][2]
 
 
-@pytest.mark.parametrize("form", ["m1", "m2"])
-def test_the_worked_example(form: str) -> None:
+@published
+def test_the_adopted_form_predicts_as_well_as_its_refit() -> None:
+    """Over four splits .0095 on Pile-CC in the refit, whose splits are not known; four of ours give .008 to .013."""
+    X_RD, Y_RM = swarm("3Mix.csv", "410M", 60_000, ["Github", "Books3", "Pile-CC"])
+    errors_GM = np.array([held_out_error(LogLinear(), X_RD, Y_RM, first) for first in range(0, 40, 4)])
+    assert errors_GM[:, 2].min() < 0.0095 < errors_GM[:, 2].max()
+    np.testing.assert_allclose(errors_GM.mean(axis=0), [0.111, 0.022, 0.0110], rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("law", "tolerance"),
+    [(MixingLaws("m1"), 2e-3), (MixingLaws("m2"), 2e-3), (LogLinear(), 6e-5)],
+    ids=["m1", "m2", "m4"],
+)
+def test_the_worked_example(law: Law, tolerance: float) -> None:
     """Losses 2.6065, 2.3679, 2.2231 at r = .25, .5, .75 are 2 + exp(-2 r), hence 2.3012 at r = .6."""
     r_R = np.linspace(0, 1, 21)
-    law = MixingLaws(form=form).fit(np.column_stack([r_R, 1 - r_R]), 2 + np.exp(-2 * r_R))  # type: ignore[arg-type]
+    law.fit(np.column_stack([r_R, 1 - r_R]), 2 + np.exp(-2 * r_R))
     shares = np.array([0.25, 0.5, 0.75, 0.6])
     np.testing.assert_allclose(
-        law.predict(np.column_stack([shares, 1 - shares])), [2.6065, 2.3679, 2.2231, 2.3012], atol=2e-3
+        law.predict(np.column_stack([shares, 1 - shares])), [2.6065, 2.3679, 2.2231, 2.3012], atol=tolerance
     )
+
+
+def test_the_worked_example_has_one_factor_and_one_exponent() -> None:
+    """With k for what the second domain adds to both, t = (-2, 0) and k = 1."""
+    r_R = np.linspace(0, 1, 21)
+    law = LogLinear().fit(np.column_stack([r_R, 1 - r_R]), 2 + np.exp(-2 * r_R))
+    assert law.t_[0, 0] - law.t_[0, 1] == pytest.approx(-2, abs=1e-3)
+    assert np.exp(law.t_[0, 1]) == pytest.approx(1, abs=1e-3)
+    assert np.exp(law.log_c_[0]) == pytest.approx(2, abs=1e-3)
 
 
 def test_the_third_form_knows_the_product_alone_and_is_not_convex() -> None:
     X_RD = np.random.default_rng(0).dirichlet(np.full(3, 3.0), 60)
     y_R = 2 + 0.3 * np.exp(-2 * np.prod(3 * X_RD, axis=1))
-    law = MixingLaws(form="m3").fit(X_RD, y_R)
+    law = ThirdForm().fit(X_RD, y_R)
     np.testing.assert_allclose(law.predict(X_RD), y_R, atol=2e-3)
-    assert law.k_.shape == law.t_.shape == (1, 1)
-    with pytest.raises(SwarmError, match="not convex"):
-        law.curve(np.ones(1))
-    with pytest.raises(JobError, match="m1, m2, m3"):
-        MixingLaws(form="m4")  # type: ignore[arg-type]
+    assert not isinstance(law, ConvexLaw)
+    with pytest.raises(JobError, match=r"m1, m2 .*m3 is ThirdForm, m4 is LogLinear"):
+        MixingLaws(form="m3")  # type: ignore[arg-type]
 
 
 def test_hidden_domains_are_found_in_a_mixed_metric() -> None:
