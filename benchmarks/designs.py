@@ -28,7 +28,7 @@ SIZES, NOISE, PLACES, TOLD = (12, 16, 24, 32, 48, 64, 96), 0.03, 400, 32
 
 
 def effective(domains: int, rng: np.random.Generator) -> Truth:
-    """c + A (e + sum_j w_mj (p_j + eps)^gamma_mj)^-alpha."""
+    """Effective data: (e + sum_j w_mj (p_j + eps)^gamma_mj)^-alpha."""
     w_MD = np.exp(rng.normal(-3.5, 1.8, (domains, domains)))
     w_MD[range(domains), range(domains)] = 1
     gamma_MD = 1 / (1 + np.exp(-rng.normal(0.4, 1.5, (domains, domains))))
@@ -42,13 +42,13 @@ def effective(domains: int, rng: np.random.Generator) -> Truth:
 
 
 def loglinear(domains: int, rng: np.random.Generator) -> Truth:
-    """c + exp(t p)."""
+    """Log-linear: 1 + exp(t p)."""
     t_MD = rng.normal(0, 0.7, (domains, domains)) - 1.5 * np.eye(domains)
     return lambda p_ND: 1 + np.exp(p_ND @ t_MD.T)
 
 
 def hidden(domains: int, rng: np.random.Generator) -> Truth:
-    """sum_k s_mk exp(t_mk p) over three hidden parts."""
+    """Hidden parts: sum_k s_mk exp(t_mk p) over three of them."""
     share_MK = rng.dirichlet(np.ones(3), domains)
     t_MKD = rng.normal(0, 1.0, (domains, 3, domains)) - 2 * np.eye(domains)[:, None]
     return lambda p_ND: np.einsum("mk,nmk->nm", share_MK, np.exp(np.einsum("mkd,nd->nmk", t_MKD, p_ND)))

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mixopt.errors import JobError, SwarmError
+from mixopt.errors import SwarmError
 from mixopt.laws.base import Law
 from mixopt.mixture import FloatArray
 
@@ -146,9 +146,7 @@ def forecast(curve: LearningCurve, rng: np.random.Generator) -> Forecast:
 
 
 def verdict(curve: LearningCurve, found: Forecast, wanted: float) -> str:
-    """What the numbers mean for a wanted half-width, in sentences. Raises JobError if it is not positive."""
-    if not 0 < wanted < math.inf:
-        raise JobError(f"--interval: must be a positive half-width (got {wanted}).")
+    """What the numbers mean for a wanted half-width, in sentences."""
     now, (floor, *_) = found.half_width(found.runs), found.floor()
     middle, low, high = found.needed(wanted)
     if curve.noise is not None and NORMAL * curve.noise >= wanted:
@@ -218,5 +216,3 @@ def _spread(values_S: FloatArray, never_S: NDArray[np.bool_] | None = None) -> t
     places = (0.5, (1 - LEVEL) / 2, (1 + LEVEL) / 2)
     middle, low, high = (float(sorted_S[min(len(sorted_S) - 1, int(place * len(sorted_S)))]) for place in places)
     return middle, low, high
-
-
