@@ -58,7 +58,7 @@ TRUTHS = {"effective data": effective, "log-linear": loglinear, "hidden parts": 
 
 
 def one(kind: str, domains: int, law: str, seed: int) -> dict[str, list[tuple[float, float]]]:
-    """Error and regret by design at each of SIZES; None where the law takes no so few runs."""
+    """Error and regret by design at each of SIZES; infinite where these are too few for the law."""
     rng = np.random.default_rng([seed, domains, len(kind)])
     tokens = (1e6 * np.exp(rng.normal(0, 1.2, domains))).astype(int)
     space = MixtureSpace(tuple(Domain(f"d{i:02}", int(t)) for i, t in enumerate(tokens)), int(tokens.sum()), 4.0)
@@ -72,7 +72,11 @@ def one(kind: str, domains: int, law: str, seed: int) -> dict[str, list[tuple[fl
         noise_NM = NOISE * scale_M * np.random.default_rng([seed, 2]).standard_normal((len(w_ND), domains))
         Y_NM, rows = truth(w_ND) + noise_NM, []
         for n in SIZES:
-            fitted = laws.make(law, list(range(domains))).fit(w_ND[:n], Y_NM[:n])
+            fitted = laws.make(law, list(range(domains)))
+            if n < fitted.min_runs(domains):
+                rows.append((float("inf"), float("inf")))
+                continue
+            fitted.fit(w_ND[:n], Y_NM[:n])
             error = np.sqrt(np.mean((fitted.predict(test_ND) - truth_NM).mean(axis=1) ** 2)) / scale
             p_D = minimise(fitted.curve(np.full(domains, 1 / domains)), space)
             rows.append((float(error), float(truth(p_D[None]).mean() / scale)))
@@ -87,8 +91,8 @@ def runs_needed(errors: np.ndarray, wanted: float) -> float:
     if errors[-1] > wanted:
         return float("inf")
     k = int(np.argmax(errors <= wanted))
-    if k == 0:
-        return float(SIZES[0])
+    if k == 0 or np.isinf(errors[k - 1]):
+        return float(SIZES[k])
     part = np.log(errors[k - 1] / wanted) / np.log(errors[k - 1] / errors[k])
     return float(np.exp(np.log(SIZES[k - 1]) + part * np.log(SIZES[k] / SIZES[k - 1])))
 
