@@ -28,7 +28,6 @@ from mixopt.space import SLACK, MixtureSpace
 from mixopt.study import Study
 
 Name = Literal["dirichlet", "regmix", "olmix", "one_hot", "leave_one_out", "sobol", "d_optimal", "i_optimal"]
-Design = Callable[[MixtureSpace, int, np.random.Generator], FloatArray]
 Kernel = Callable[[FloatArray], FloatArray]
 """Candidates [N, D] -> prior covariance [N, N] of a metric at them, its variance around 1."""
 
