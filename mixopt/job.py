@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from mixopt.backends import BACKENDS
 from mixopt.data import DataConfig, HubSource, Source, TokenizerConfig
+from mixopt.designs import Name as DesignName
 from mixopt.errors import JobError, did_you_mean
 from mixopt.methods import BASELINES, METHODS
 from mixopt.mixture import SUM_TOLERANCE
@@ -106,6 +107,7 @@ class ProxiesSection(Section):
     size: str = "100k"
     tokens: Positive | None = None
     count: Positive | None = None
+    design: DesignName = "dirichlet"
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     batch: Positive | None = None
     checkpoints: Annotated[int, Field(ge=1, le=100)] = 4

@@ -19,7 +19,8 @@ class Study:
     """One question: which mixture of this space minimises this objective, judged by these proxies.
 
     `swarm` holds the records of the runs that the method has asked for so far. All proxies of a swarm share `seed`,
-    hence their initialisation and their order of data, so that differences are due to mixtures.
+    hence their initialisation and their order of data, so that differences are due to mixtures. `design` names the
+    function of `mixopt.designs` that says which mixtures these are.
     """
 
     space: MixtureSpace
@@ -28,6 +29,7 @@ class Study:
     count: int
     seed: int = 0
     swarm: Swarm = field(default_factory=Swarm)
+    design: str = "dirichlet"
 
     def spec(self, feed: OnlinePolicy[Any], seed: int | None = None) -> RunSpec:
         """A run of this study's proxy."""

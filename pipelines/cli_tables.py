@@ -1,4 +1,4 @@
-"""The commands that work on two CSV files of runs made anywhere: fit, propose, predict."""
+"""The commands that work on two CSV files of runs made anywhere: fit, propose, predict, plan."""
 
 from __future__ import annotations
 
@@ -85,6 +85,32 @@ def predict(
     with Bars().task(f"fit {law}", None):
         found = swarm_files.predict(swarm_files.Request(ratios, metrics, target, law), mixture)
     Terminal(to_stderr=as_json).prediction(found)
+    end(found, as_json)
+
+
+@app.command()
+def plan(
+    ratios: Ratios,
+    metrics: Metrics,
+    interval: Annotated[float, typer.Option(help="Half the width of the 90 % interval that is wanted.")],
+    gain: Annotated[bool, typer.Option("--gain", help="Of the gain over another mixture, such as the prior.")] = False,
+    target: TargetOption = "mean",
+    law: LawOption = "effdata",
+    seed: Annotated[int, typer.Option(help="Seed of the subsets.", min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """How many proxies like a pilot's would a wanted interval take, and what would they cost? Trains nothing.
+
+    The pilot is any small swarm: `ratios.csv` and `metrics.csv` of a run directory, or results made elsewhere.
+
+    Example: `mixopt plan --ratios ratios.csv --metrics metrics.csv --target mean --law effdata --interval 0.01`
+    """
+    from pipelines import swarm_files, swarm_plan
+
+    wanted = swarm_plan.Wanted(interval, gain, seed)
+    with Bars().task(f"fit {law} to subsets", None):
+        found = swarm_plan.plan(swarm_files.Request(ratios, metrics, target, law), wanted)
+    Terminal(to_stderr=as_json).swarm_plan(found)
     end(found, as_json)
 
 

@@ -85,7 +85,8 @@ def make_study(job: Job, manifest: Manifest, tuned: Derived | None = None) -> St
         raise JobError("\n".join(problems))
     chosen = setting(job, len(manifest.domains), tuned)
     proxy, space = make_proxy(job, manifest, chosen), make_space(job, manifest.domains)
-    return Study(space, objective(job.objective, manifest.names), proxy, chosen.count, job.seed)
+    asked = objective(job.objective, manifest.names)
+    return Study(space, asked, proxy, chosen.count, job.seed, design=job.proxies.design)
 
 
 def make_proxy(job: Job, manifest: Manifest, chosen: Setting) -> Proxy:

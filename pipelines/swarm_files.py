@@ -55,7 +55,7 @@ def fit(request: Request, test_ratios: Path | None, test_metrics: Path | None) -
     """How well the law predicts the metrics: on the test files if given, else out of fold."""
     if (test_ratios is None) != (test_metrics is None):
         raise JobError("--test-ratios and --test-metrics belong together; give both or neither.")
-    table, objective, Y_RM = _read(request)
+    table, objective, Y_RM = read(request)
     began = time.perf_counter()
     law = make(request.law, quality.own_domains(table.names, objective.metrics)).fit(table.X_RD, Y_RM)
     seconds = time.perf_counter() - began
@@ -87,7 +87,7 @@ def fit(request: Request, test_ratios: Path | None, test_metrics: Path | None) -
 
 def propose(request: Request, target: Target) -> dict[str, Any]:
     """The best mixture by the law under the real run's bounds: exactly for convex laws, by simulation for others."""
-    table, objective, Y_RM = _read(request)
+    table, objective, Y_RM = read(request)
     domains, prior, lower, upper = read_domains(target.domains)
     space = MixtureSpace(domains, target.tokens, target.max_epochs, prior, lower, upper)
     X_RD = _columns(table.X_RD, table.names, space.names, "domain")
@@ -112,7 +112,7 @@ def propose(request: Request, target: Target) -> dict[str, Any]:
 
 def predict(request: Request, mixture: Path) -> dict[str, Any]:
     """The law's values at one mixture."""
-    table, objective, Y_RM = _read(request)
+    table, objective, Y_RM = read(request)
     law = make(request.law, quality.own_domains(table.names, objective.metrics)).fit(table.X_RD, Y_RM)
     given = load_mixture(mixture)
     found = recommend(table.names, objective, table.X_RD, Y_RM, law, given.array(table.names))
@@ -153,7 +153,7 @@ def optimum(law: Law, objective: Objective, space: MixtureSpace, target: Target)
     return simulate(lambda X_ND: law.predict(X_ND) @ objective.weights_M, space, rng)
 
 
-def _read(request: Request) -> tuple[Table, Objective, FloatArray]:
+def read(request: Request) -> tuple[Table, Objective, FloatArray]:
     """The runs, the objective over the chosen metrics, and these metrics [R, M]."""
     table = read_swarm(request.ratios, request.metrics)
     chosen = metric_name(request.target)

@@ -117,6 +117,16 @@ class Terminal:
         self.lines([f"nearest run: {found['distance_to_nearest_run']:.3f} away (sum of absolute differences)"])
         self.lines(found["notes"])
 
+    def swarm_plan(self, found: Mapping[str, Any]) -> None:
+        """How an interval narrows with runs: measured on subsets, forecast beyond; what it means comes last."""
+        rows = [[str(row["runs"]), "measured", _number(row["half_width"]), "-", "-"] for row in found["measured"]]
+        for row in [*found["half_width"], {"runs": "any number of", **found["floor"]}]:
+            rows.append([str(row["runs"]), "forecast", *(_number(row[key]) for key in ("middle", "low", "high"))])
+        self.table(["runs", "", f"half-width ({found['of']})", "from", "to"], rows)
+        alone = "-" if found["noise"] is None else f"+-{found['noise']:.4f}"
+        noise = f"noise of a run alone: {alone}" + ("" if found["noise"] else " (no replicates)")
+        self.lines([f"{found['law']} on {found['runs']} runs; {noise}", *found["notes"], found["verdict"]])
+
     def ranks(self, found: Mapping[str, Any]) -> None:
         """How two settings of the proxies rank the same mixtures, beside two seeds of one; what it means comes last."""
         compared = {"with the other": found["agreement"], "with another seed": found["noise"]}

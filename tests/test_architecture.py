@@ -34,7 +34,7 @@ ORDER = [
     ["search", "store", "job"],
     ["backends", "methods", "validate", "handoff", "tables"],
     ["recommend"],
-    ["laws", "proposers", "quality", "ranks", "rates"],
+    ["designs", "laws", "planner", "proposers", "quality", "ranks", "rates"],
     ["study"],
     ["runs", "data", "progress", "yaml_text"],
     ["policy"],

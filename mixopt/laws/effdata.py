@@ -84,7 +84,7 @@ class EffData:
         X_ND = np.asarray(X_ND)
         P_NM = self.centre_ + self.scale_ * _values(self.theta_, X_ND).T
         std_NM = (
-            self.scale_ * self.posterior_.std(lambda X_BD: _jacobian(self.theta_, X_BD), X_ND) if return_std else None
+            self.scale_ * self.posterior_.std(lambda X_BD: jacobian(self.theta_, X_BD), X_ND) if return_std else None
         )
         return answer(self.single_, P_NM, std_NM)
 
@@ -122,7 +122,7 @@ class EffData:
                 if gain <= TOLERANCE * cost:
                     break
                 weight_MR = self.delta / np.maximum(size_MR, self.delta) / self.noise**2
-                J_MRP = _jacobian(centre_MP + width_MP * v_MP, X_RD) * width_MP[:, None, :]
+                J_MRP = jacobian(centre_MP + width_MP * v_MP, X_RD) * width_MP[:, None, :]
                 weighted_MPR = (J_MRP * weight_MR[:, :, None]).transpose(0, 2, 1)
                 slope_MP = (weighted_MPR @ error_MR[:, :, None])[:, :, 0] + share_P * v_MP
                 gram_MPP = weighted_MPR @ J_MRP
@@ -133,7 +133,7 @@ class EffData:
 
     def _posterior(self, width_MP: FloatArray, X_RD: FloatArray, Z_MR: FloatArray) -> Laplace:
         """The Laplace approximation for each metric; what the others say of eps counts as part of its prior."""
-        J_MRP, domains = _jacobian(self.theta_, X_RD), X_RD.shape[1]
+        J_MRP, domains = jacobian(self.theta_, X_RD), X_RD.shape[1]
         penalty_MPP = np.stack([np.diag(stiff_P) for stiff_P in (self.noise / width_MP) ** 2])
         gram_MPP, own = J_MRP.transpose(0, 2, 1) @ J_MRP, width_MP.shape[1] - domains
         cross_MSD = gram_MPP[:, :own, own:]
@@ -187,8 +187,8 @@ def _values(theta_MP: FloatArray, X_RD: FloatArray) -> FloatArray:
     return theta_MP[:, 1:2] + np.exp(theta_MP[:, :1]) * _parts(theta_MP, X_RD)[0]
 
 
-def _jacobian(theta_MP: FloatArray, X_RD: FloatArray) -> FloatArray:
-    """Derivatives [M, R, P] of `_values`."""
+def jacobian(theta_MP: FloatArray, X_RD: FloatArray) -> FloatArray:
+    """Derivatives [M, R, P] of `_values`, in standard deviations of a metric."""
     u_MR, s_MR, worth_MRD, log_RD, gamma_MD = _parts(theta_MP, X_RD)
     above_MR, alpha_M1 = np.exp(theta_MP[:, :1]) * u_MR, np.exp(theta_MP[:, 3:4])
     by_s_MR = -alpha_M1 * above_MR / s_MR

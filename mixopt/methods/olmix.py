@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from mixopt import laws
+from mixopt.designs import mixtures
 from mixopt.errors import JobError
 from mixopt.proposers import minimise
 from mixopt.quality import own_domains
@@ -40,7 +41,7 @@ class Olmix:
 
     def ask(self, study: Study, rng: np.random.Generator) -> list[RunSpec]:
         """Step 1."""
-        return study.specs(study.space.dirichlet(study.count, rng))
+        return study.specs(mixtures(study, rng, self.law))
 
     def recommend(self, study: Study, rng: np.random.Generator) -> Recommendation:
         """Steps 2 and 3. Raises SwarmError for fewer good runs than the law can bear."""

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from mixopt import laws
+from mixopt.designs import mixtures
 from mixopt.errors import JobError
 from mixopt.proposers import simulate
 from mixopt.quality import own_domains
@@ -42,7 +43,7 @@ class RegMix:
 
     def ask(self, study: Study, rng: np.random.Generator) -> list[RunSpec]:
         """Steps 1 and 2."""
-        return study.specs(study.space.dirichlet(study.count, rng))
+        return study.specs(mixtures(study, rng, self.law))
 
     def recommend(self, study: Study, rng: np.random.Generator) -> Recommendation:
         """Steps 3 and 4. Raises SwarmError for fewer good runs than the law can bear."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mixopt import planner
 from mixopt.laws import make
 from mixopt.laws.effdata import EffData
 from mixopt.laws.gp import GP
@@ -204,3 +205,20 @@ def test_other_laws_of_the_literature(train: Table, test: Table, name: str, rank
     assert np.mean(list(ranks(test, P_NM).values())) / 100 == pytest.approx(rank, abs=0.002)
     assert np.abs(P_NM - test.Y_RM).mean() == pytest.approx(error, abs=0.003)
     assert 0.85 <= (np.abs(P_NM - test.Y_RM) < 1.645 * std_NM).mean() <= 0.98
+
+
+def test_a_pilot_of_64_forecasts_256(train: Table) -> None:
+    """What the law reaches on other runs of the swarm; our own figures, docs/log.md."""
+    law, weights_M = make("effdata", own_domains(train.names, train.metrics)), np.full(13, 1 / 13)
+    order_R = np.random.default_rng(0).permutation(512)
+    pilot_R, many_R, others_R = order_R[:64], order_R[:256], order_R[256:]
+    curve = planner.learning_curve(law, train.X_RD[pilot_R], train.Y_RM[pilot_R], weights_M, np.random.default_rng(0))
+    found = planner.forecast(curve, np.random.default_rng(1))
+    law.fit(train.X_RD[many_R], train.Y_RM[many_R])
+    error_R = (train.Y_RM[others_R] - law.predict(train.X_RD[others_R])) @ weights_M
+    middle, low, high = found.half_width(256)
+    reached = float(np.quantile(np.abs(error_R), 0.9))
+    assert low < reached < high
+    assert middle == pytest.approx(reached, rel=0.25)
+    assert found.half_width(64)[0] > 1.1 * middle
+    assert curve.noise is None
