@@ -11,6 +11,9 @@ Levenberg-Marquardt steps on the reweighted squares of Huber's loss, for all met
 parameter moves by more than LONGEST in one step. With fewer runs than parameters the system of a step is solved in
 the space of the runs (Woodbury's identity).
 
+That weighs the priors as if a run's noise were DELTA. `rounds` descends again, from there, with the priors weighed against
+the noise that the residuals show: for laws whose metrics vary by much more than they are uncertain.
+
 The standard deviation of a new run is the delta method on the covariance (J'J / noise + 1 / sd^2)^-1, `base.Laplace`.
 
 Shapes: R runs, N candidates, D domains, M metrics, P parameters, B = starts x metrics.
@@ -22,10 +25,11 @@ reweighted least-squares". The priors and the units are ours.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixopt.laws.base import Laplace, answer
 from mixopt.mixture import FloatArray
@@ -36,6 +40,7 @@ LARGEST_DAMPING = 1e8
 LONGEST = 2.0
 FLAT = 1e-9
 DELTA = 0.15
+LEAST_NOISE = 1e-4
 
 Terms = Callable[[FloatArray, FloatArray], FloatArray]
 """(theta [B, P], X [N, D]) -> a law's values [B, N], or their derivatives [B, N, P]."""
@@ -43,12 +48,19 @@ Terms = Callable[[FloatArray, FloatArray], FloatArray]
 
 @dataclass(frozen=True)
 class Shape:
-    """A law's form: values and derivatives in units of a metric's spread, and Gaussian priors on the parameters [P]."""
+    """A law's form: values and derivatives in units of a metric's spread, and Gaussian priors on the parameters.
+
+    Priors are [P], or [B, P] where every problem has its own.
+    """
 
     value: Terms
     slopes: Terms
     prior_P: FloatArray
     sd_P: FloatArray
+
+    def each(self, rows_B: NDArray[np.intp]) -> Shape:
+        """The shape of these problems, each with the prior that is its own."""
+        return self if self.prior_P.ndim == 1 else replace(self, prior_P=self.prior_P[rows_B], sd_P=self.sd_P[rows_B])
 
 
 @dataclass(frozen=True)
@@ -71,19 +83,42 @@ class Fitted:
         return answer(single, P_NM, self.scale_M * std_NM)
 
 
-def fit_shape(shape: Shape, starts_SP: FloatArray, X_RD: FloatArray, Y_RM: FloatArray) -> Fitted:
+def fit_shape(
+    shape: Shape, starts_SP: FloatArray, X_RD: FloatArray, Y_RM: FloatArray, rounds: int = 0
+) -> Fitted:
     """The best of the descents from each start, for every metric."""
     mean_M = Y_RM.mean(axis=0)
     scale_M = np.maximum(Y_RM.std(axis=0), FLAT * np.maximum(np.abs(Y_RM).max(axis=0), FLAT))
+    return fit_in_units(shape, starts_SP, X_RD, Y_RM, np.stack([mean_M, scale_M]), rounds)
+
+
+def fit_in_units(
+    shape: Shape, starts_SP: FloatArray, X_RD: FloatArray, Y_RM: FloatArray, unit_2M: FloatArray, rounds: int = 0
+) -> Fitted:
+    """`fit_shape` with the zero and the unit [2, M] of every metric given."""
+    mean_M, scale_M = unit_2M
     z_MR = ((Y_RM - mean_M) / scale_M).T
     metrics, starts = len(z_MR), len(starts_SP)
-    theta_BP, loss_B = descend(shape, np.repeat(starts_SP, metrics, axis=0), X_RD, np.tile(z_MR, (starts, 1)))
+    many = shape.each(np.tile(np.arange(metrics), starts))
+    theta_BP, loss_B = descend(many, np.repeat(starts_SP, metrics, axis=0), X_RD, np.tile(z_MR, (starts, 1)))
     best_M = loss_B.reshape(starts, metrics).argmin(axis=0)
     theta_MP = theta_BP.reshape(starts, metrics, -1)[best_M, np.arange(metrics)]
-    r_RM = (shape.value(theta_MP, X_RD) - z_MR).T
-    penalty_MPP = np.multiply.outer((r_RM**2).mean(axis=0), np.diag(shape.sd_P**-2.0))
-    posterior = Laplace.of(shape.slopes(theta_MP, X_RD), penalty_MPP, r_RM, np.ones(len(z_MR)))
+    posterior = _posterior(shape, theta_MP, X_RD, z_MR)
+    prior_MP = np.broadcast_to(shape.prior_P, theta_MP.shape)
+    for _ in range(rounds):
+        easier_M = DELTA / np.clip(np.sqrt(posterior.noise_M), LEAST_NOISE, DELTA)
+        sharper = replace(shape, prior_P=prior_MP, sd_P=easier_M[:, None] * shape.sd_P)
+        theta_MP = descend(sharper, theta_MP, X_RD, z_MR)[0]
+        posterior = _posterior(shape, theta_MP, X_RD, z_MR)
     return Fitted(shape, theta_MP, posterior, mean_M, scale_M)
+
+
+def _posterior(shape: Shape, theta_MP: FloatArray, X_RD: FloatArray, z_MR: FloatArray) -> Laplace:
+    """The Laplace approximation where the noise is that of the residuals."""
+    r_RM = (shape.value(theta_MP, X_RD) - z_MR).T
+    penalty_MP = np.square(r_RM).mean(axis=0)[:, None] * np.broadcast_to(shape.sd_P**-2.0, theta_MP.shape)
+    penalty_MPP = penalty_MP[:, :, None] * np.eye(theta_MP.shape[1])
+    return Laplace.of(shape.slopes(theta_MP, X_RD), penalty_MPP, r_RM, np.ones(len(z_MR)))
 
 
 def descend(shape: Shape, start_BP: FloatArray, X_RD: FloatArray, z_BR: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -91,8 +126,9 @@ def descend(shape: Shape, start_BP: FloatArray, X_RD: FloatArray, z_BR: FloatArr
     theta_BP, loss_B = start_BP.copy(), _loss(shape, start_BP, X_RD, z_BR)
     damping_B, live_B = np.full(len(z_BR), 1e-2), np.arange(len(z_BR))
     for _ in range(STEPS):
-        trial_LP = theta_BP[live_B] + _step(shape, theta_BP[live_B], X_RD, z_BR[live_B], damping_B[live_B])
-        trial_L = _loss(shape, trial_LP, X_RD, z_BR[live_B])
+        live, z_LR = shape.each(live_B), z_BR[live_B]
+        trial_LP = theta_BP[live_B] + _step(live, theta_BP[live_B], X_RD, z_LR, damping_B[live_B])
+        trial_L = _loss(live, trial_LP, X_RD, z_LR)
         gain_L, damping_L = loss_B[live_B] - trial_L, damping_B[live_B]
         better_L = gain_L > 0
         done_L = np.where(better_L, gain_L <= TOLERANCE * (trial_L + TOLERANCE), damping_L > LARGEST_DAMPING)
