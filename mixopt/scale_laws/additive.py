@@ -61,13 +61,13 @@ class Additive:
 
 def _value(theta_BP: FloatArray, F_NF: FloatArray) -> FloatArray:
     """The metrics [B, N], in standard deviations from their mean."""
-    size_BN, data_BN = _terms(theta_BP, F_NF, worth.log_worth(theta_BP[:, len(HEAD) :], F_NF[:, 2:]))
+    size_BN, data_BN = _terms(theta_BP, F_NF, worth.log_worth(theta_BP[:, len(HEAD) :], np.log(F_NF[:, 2:] + worth.EPS)))
     return theta_BP[:, :1] + size_BN + data_BN
 
 
 def _slopes(theta_BP: FloatArray, F_NF: FloatArray) -> FloatArray:
     """Derivatives [B, N, P] of `_value`."""
-    log_s_BN, by_s_BNP = worth.log_worth_slopes(theta_BP[:, len(HEAD) :], F_NF[:, 2:])
+    log_s_BN, by_s_BNP = worth.log_worth_slopes(theta_BP[:, len(HEAD) :], np.log(F_NF[:, 2:] + worth.EPS))
     size_BN, data_BN = _terms(theta_BP, F_NF, log_s_BN)
     a_B1, b_B1 = np.exp(theta_BP[:, 2:3]), np.exp(theta_BP[:, 4:5])
     by_b_BN = -b_B1 * (F_NF[:, 1] + log_s_BN) * data_BN

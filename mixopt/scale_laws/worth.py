@@ -2,9 +2,11 @@
 
     s(p) = e + sum_j w_j (p_j + eps)^gamma_j,    e, w > 0 and 0 < gamma < 1
 
+Given are the logarithms of p + eps: eps is not learned here.
+
 Shapes: B problems, N runs, D domains; theta [B, 1 + 2 D] are log e, log w [D], logit gamma [D].
 
-Source: `laws.effdata`, with eps given.
+Source: `laws.effdata`.
 """
 
 from __future__ import annotations
@@ -24,23 +26,23 @@ def prior(domains: int) -> tuple[FloatArray, FloatArray]:
     return kinds[:, 0], kinds[:, 1]
 
 
-def log_worth(theta_BP: FloatArray, p_ND: FloatArray) -> FloatArray:
+def log_worth(theta_BP: FloatArray, log_ND: FloatArray) -> FloatArray:
     """log s [B, N]."""
-    return np.asarray(np.log(_terms(theta_BP, p_ND)[0]))
+    return np.asarray(np.log(_terms(theta_BP, log_ND)[0]))
 
 
-def log_worth_slopes(theta_BP: FloatArray, p_ND: FloatArray) -> tuple[FloatArray, FloatArray]:
+def log_worth_slopes(theta_BP: FloatArray, log_ND: FloatArray) -> tuple[FloatArray, FloatArray]:
     """log s [B, N] and its derivatives [B, N, 1 + 2 D]."""
-    s_BN, terms_BND, gamma_BD = _terms(theta_BP, p_ND)
+    s_BN, terms_BND, gamma_BD = _terms(theta_BP, log_ND)
     share_BND = terms_BND / s_BN[:, :, None]
     by_e_BN1 = (np.exp(theta_BP[:, :1]) / s_BN)[:, :, None]
-    by_gamma_BND = share_BND * (gamma_BD * (1 - gamma_BD))[:, None] * np.log(p_ND + EPS)
+    by_gamma_BND = share_BND * (gamma_BD * (1 - gamma_BD))[:, None] * log_ND
     return np.log(s_BN), np.concatenate([by_e_BN1, share_BND, by_gamma_BND], axis=2)
 
 
-def _terms(theta_BP: FloatArray, p_ND: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _terms(theta_BP: FloatArray, log_ND: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """s [B, N], w (p + eps)^gamma [B, N, D] and gamma [B, D]."""
-    domains = p_ND.shape[1]
+    domains = log_ND.shape[1]
     log_w_BD, gamma_BD = theta_BP[:, 1 : 1 + domains], 1 / (1 + np.exp(-theta_BP[:, 1 + domains :]))
-    terms_BND = np.exp(log_w_BD[:, None] + gamma_BD[:, None] * np.log(p_ND + EPS))
+    terms_BND = np.exp(log_w_BD[:, None] + gamma_BD[:, None] * log_ND)
     return np.exp(theta_BP[:, :1]) + terms_BND.sum(axis=2), terms_BND, gamma_BD
