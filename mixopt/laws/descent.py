@@ -12,7 +12,8 @@ parameter moves by more than LONGEST in one step. With fewer runs than parameter
 the space of the runs (Woodbury's identity).
 
 That weighs the priors as if a run's noise were DELTA. `rounds` descends again, from there, with the priors weighed against
-the noise that the residuals show: for laws whose metrics vary by much more than they are uncertain.
+the noise that the residuals show: for laws whose metrics vary by much more than they are uncertain. Where only a
+`part` of the rows are independent, standard deviations count only so many.
 
 The standard deviation of a new run is the delta method on the covariance (J'J / noise + 1 / sd^2)^-1, `base.Laplace`.
 
@@ -84,41 +85,43 @@ class Fitted:
 
 
 def fit_shape(
-    shape: Shape, starts_SP: FloatArray, X_RD: FloatArray, Y_RM: FloatArray, rounds: int = 0
+    shape: Shape, starts_SP: FloatArray, X_RD: FloatArray, Y_RM: FloatArray, rounds: int = 0, part: float = 1.0
 ) -> Fitted:
     """The best of the descents from each start, for every metric."""
     mean_M = Y_RM.mean(axis=0)
     scale_M = np.maximum(Y_RM.std(axis=0), FLAT * np.maximum(np.abs(Y_RM).max(axis=0), FLAT))
-    return fit_in_units(shape, starts_SP, X_RD, Y_RM, np.stack([mean_M, scale_M]), rounds)
+    z_RM = (Y_RM - mean_M) / scale_M
+    theta_MP, posterior = fit_scaled(shape, starts_SP, X_RD, z_RM, rounds, part)
+    return Fitted(shape, theta_MP, posterior, mean_M, scale_M)
 
 
-def fit_in_units(
-    shape: Shape, starts_SP: FloatArray, X_RD: FloatArray, Y_RM: FloatArray, unit_2M: FloatArray, rounds: int = 0
-) -> Fitted:
-    """`fit_shape` with the zero and the unit [2, M] of every metric given."""
-    mean_M, scale_M = unit_2M
-    z_MR = ((Y_RM - mean_M) / scale_M).T
+def fit_scaled(
+    shape: Shape, starts_SP: FloatArray, X_RD: FloatArray, z_RM: FloatArray, rounds: int, part: float = 1.0
+) -> tuple[FloatArray, Laplace]:
+    """theta [M, P] and its posterior, for metrics in units of a spread; starts are [S, P], or [S, M, P]."""
+    z_MR = z_RM.T
     metrics, starts = len(z_MR), len(starts_SP)
+    start_BP = np.repeat(starts_SP, metrics, axis=0) if starts_SP.ndim == 2 else np.concatenate(starts_SP)
     many = shape.each(np.tile(np.arange(metrics), starts))
-    theta_BP, loss_B = descend(many, np.repeat(starts_SP, metrics, axis=0), X_RD, np.tile(z_MR, (starts, 1)))
+    theta_BP, loss_B = descend(many, start_BP, X_RD, np.tile(z_MR, (starts, 1)))
     best_M = loss_B.reshape(starts, metrics).argmin(axis=0)
     theta_MP = theta_BP.reshape(starts, metrics, -1)[best_M, np.arange(metrics)]
-    posterior = _posterior(shape, theta_MP, X_RD, z_MR)
+    posterior = _posterior(shape, theta_MP, X_RD, z_MR, part)
     prior_MP = np.broadcast_to(shape.prior_P, theta_MP.shape)
     for _ in range(rounds):
         easier_M = DELTA / np.clip(np.sqrt(posterior.noise_M), LEAST_NOISE, DELTA)
         sharper = replace(shape, prior_P=prior_MP, sd_P=easier_M[:, None] * shape.sd_P)
         theta_MP = descend(sharper, theta_MP, X_RD, z_MR)[0]
-        posterior = _posterior(shape, theta_MP, X_RD, z_MR)
-    return Fitted(shape, theta_MP, posterior, mean_M, scale_M)
+        posterior = _posterior(shape, theta_MP, X_RD, z_MR, part)
+    return theta_MP, posterior
 
 
-def _posterior(shape: Shape, theta_MP: FloatArray, X_RD: FloatArray, z_MR: FloatArray) -> Laplace:
+def _posterior(shape: Shape, theta_MP: FloatArray, X_RD: FloatArray, z_MR: FloatArray, part: float) -> Laplace:
     """The Laplace approximation where the noise is that of the residuals."""
     r_RM = (shape.value(theta_MP, X_RD) - z_MR).T
     penalty_MP = np.square(r_RM).mean(axis=0)[:, None] * np.broadcast_to(shape.sd_P**-2.0, theta_MP.shape)
     penalty_MPP = penalty_MP[:, :, None] * np.eye(theta_MP.shape[1])
-    return Laplace.of(shape.slopes(theta_MP, X_RD), penalty_MPP, r_RM, np.ones(len(z_MR)))
+    return Laplace.of(np.sqrt(part) * shape.slopes(theta_MP, X_RD), penalty_MPP, r_RM, np.ones(len(z_MR)))
 
 
 def descend(shape: Shape, start_BP: FloatArray, X_RD: FloatArray, z_BR: FloatArray) -> tuple[FloatArray, FloatArray]:

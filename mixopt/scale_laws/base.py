@@ -51,6 +51,10 @@ class Runs:
         """These rows of the runs: indices or a mask."""
         return Runs(self.mixtures_RD[rows], self.parameters_R[rows], self.tokens_R[rows], self.available_D)
 
+    def independent(self) -> float:
+        """Which part of the rows are different trainings: checkpoints of one mixture and size err together."""
+        return len(np.unique(np.column_stack([self.mixtures_RD, self.parameters_R]), axis=0)) / len(self)
+
     def fresh(self, saturation: float = SATURATION) -> Runs:
         """The runs without repetition that are worth as much."""
         q_RD, tokens_R = fresh_equivalent(self.mixtures_RD, self.tokens_R, self.available_D, saturation)
@@ -107,7 +111,8 @@ class ScaleFit:
         """Learn from runs; the priors of the shape are weighed against the noise that its residuals show."""
         fresh, Y_RM = check_runs(law, runs, Y)
         units = Units.of(fresh)
-        return cls(units, fit_shape(shape, starts_SP, units.features(fresh), Y_RM, ROUNDS), np.ndim(Y) == 1)
+        fitted = fit_shape(shape, starts_SP, units.features(fresh), Y_RM, ROUNDS, runs.independent())
+        return cls(units, fitted, np.ndim(Y) == 1)
 
     def predict(self, law: ScaleLaw, runs: Runs, return_std: bool) -> Any:
         """What `ScaleLaw.predict` returns."""

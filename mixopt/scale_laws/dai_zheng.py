@@ -76,7 +76,8 @@ class DaiZheng:
         starts_SP[:, [*range(K, 2 * K), *range(3 * K, 4 * K)]] = np.log(STARTS)[:, None]
         z_RK = (Y_RK - self.mean_K) / self.scale_K
         shape = Shape(self._value, self._slopes, prior_P, sd_P)
-        self.fitted_: Fitted = fit_shape(shape, starts_SP, self._features(fresh), z_RK.reshape(-1, 1), ROUNDS)
+        F_RF, part = self._features(fresh), runs.independent()
+        self.fitted_: Fitted = fit_shape(shape, starts_SP, F_RF, z_RK.reshape(-1, 1), ROUNDS, part)
         return self
 
     def predict(self, runs: Runs, return_std: bool = False) -> Any:
