@@ -81,6 +81,20 @@ class ScaleLaw(Protocol):
 
 
 @dataclass(frozen=True)
+class AtScale:
+    """A fitted scale law at one size and number of tokens: what predicts mixtures for those who ask of them alone."""
+
+    law: ScaleLaw
+    parameters: float
+    tokens: float
+    available_D: FloatArray | None = None
+
+    def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
+        """As `laws.base.Law`."""
+        return self.law.predict(Runs.at(X_ND, self.parameters, self.tokens, self.available_D), return_std)
+
+
+@dataclass(frozen=True)
 class Units:
     """The geometric means of the parameters and the tokens that a law has learned from."""
 

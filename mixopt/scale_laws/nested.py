@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixopt.errors import SwarmError
 from mixopt.laws import make
@@ -104,7 +105,7 @@ class Nested:
         wanted_C = Runs.at(X_CD, 1.0, tokens, available_D).fresh().tokens_R
         x_R, mixture_R = self.runs_.fresh().tokens_R, which_R.ravel()
         Y_CKM = np.full((len(X_CD), len(sizes_K), self.Y_.shape[1]), np.nan)
-        variance_CKM = np.zeros_like(Y_CKM)
+        variance_CKM, follow = np.zeros_like(Y_CKM), []
         for c, wanted in enumerate(wanted_C):
             for k, size in enumerate(sizes_K):
                 rows = np.flatnonzero((mixture_R == c) & (self.runs_.parameters_R == size))
@@ -112,8 +113,12 @@ class Nested:
                 if len(there):
                     Y_CKM[c, k] = self.Y_[there].mean(axis=0)
                 elif len(np.unique(x_R[rows])) >= POINTS:
-                    curve = fit_power(x_R[None, rows], self.Y_[None, rows], np.ones((1, len(rows))), tied=False)
-                    Y_CKM[c, k], variance_CKM[c, k] = (found[0] for found in curve.at(np.array([wanted])))
+                    follow.append((c, k, rows))
+        if follow:
+            c_L, k_L = np.array([(c, k) for c, k, _ in follow]).T
+            rows_LT, seen_LT = _padded([rows for _, _, rows in follow])
+            laws = fit_power(x_R[rows_LT], self.Y_[rows_LT], seen_LT, tied=False)
+            Y_CKM[c_L, k_L], variance_CKM[c_L, k_L] = laws.at(wanted_C[c_L])
         return X_CD, Y_CKM, variance_CKM
 
     def _check(self, mixtures: int, parameters: float, tokens: float) -> None:
@@ -125,3 +130,10 @@ class Nested:
                 f"at least {needed}: three numbers of tokens or those that are asked for, at three sizes or the one that is "
                 f"asked for). Train more of them, or use additive or multiplicative."
             )
+
+
+def _padded(rows_L: list[NDArray[np.intp]]) -> tuple[NDArray[np.intp], FloatArray]:
+    """Lists of rows as one matrix [L, T], and 1 where there is one, 0 where a list was too short."""
+    longest = max(len(rows) for rows in rows_L)
+    filled_LT = np.stack([np.resize(rows, longest) for rows in rows_L])
+    return filled_LT, (np.arange(longest) < np.array([[len(rows)] for rows in rows_L])).astype(float)
