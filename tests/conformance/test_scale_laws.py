@@ -86,12 +86,12 @@ def exponential(runs: Runs) -> FloatArray:
 
 
 ROWS = {
-    "additive": Row(additive, 0.005),
-    "multiplicative": Row(multiplicative, 0.005),
-    "nested": Row(exponential, 0.01, repeated=0.15, smooth=False),
-    "shukor": Row(shukor, 0.01),
-    "shukor_joint": Row(shukor_joint, 0.02),
-    "dai_zheng": Row(water, 0.005, own=True),
+    "additive": Row(additive, 0.001),
+    "multiplicative": Row(multiplicative, 0.001),
+    "nested": Row(exponential, 0.001, repeated=0.15, smooth=False),
+    "shukor": Row(shukor, 0.001),
+    "shukor_joint": Row(shukor_joint, 0.005),
+    "dai_zheng": Row(water, 0.001, own=True),
 }
 
 
