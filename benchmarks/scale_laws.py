@@ -90,16 +90,16 @@ def read(path: Path) -> Ladder:
 
 def questions(ladder: Ladder) -> Iterator[tuple[str, list[tuple[FloatArray, FloatArray]]]]:
     """What is asked of a ladder: names, and pairs of rows to learn from and rows to predict, as masks."""
-    N_R, T_R, mixture_R = ladder.runs.parameters_R, ladder.runs.tokens_R, ladder.mixture_R
-    sizes = np.unique(N_R)
-    smaller_R, last_R = N_R < sizes[-1], T_R == np.array([T_R[N_R == N].max() for N in N_R])
-    if len(sizes) < 3:  # the largest is needed to learn from
-        smaller_R = np.ones(len(N_R), dtype=bool)
-    else:
+    size_R, T_R, mixture_R = ladder.runs.parameters_R, ladder.runs.tokens_R, ladder.mixture_R
+    sizes, last_R = np.unique(size_R), np.zeros(len(T_R), dtype=bool)
+    for size in sizes:
+        last_R |= (size_R == size) & (T_R[size_R == size].max() == T_R)
+    smaller_R = size_R < (sizes[-1] if len(sizes) > 2 else np.inf)  # of two sizes both are needed to learn from
+    if not smaller_R.all():
         yield "next size", [(smaller_R, ~smaller_R & last_R & ~np.isin(mixture_R, mixture_R[smaller_R]))]
-    top_R = smaller_R & last_R & (N_R == N_R[smaller_R].max())
+    top_R = smaller_R & last_R & (size_R == size_R[smaller_R].max())
     yield "left out", [(smaller_R & (mixture_R != name), top_R & (mixture_R == name)) for name in mixture_R[top_R]]
-    yield "longer", [(smaller_R & (T_R <= T_R[smaller_R].max() / 2), smaller_R & last_R)]
+    yield "longer", [(smaller_R & (T_R[smaller_R].max() / 2 >= T_R), smaller_R & last_R)]
 
 
 def judge(law: ScaleLaw, train: tuple[Runs, FloatArray], test: tuple[Runs, FloatArray]) -> tuple[float, float, float]:
@@ -135,7 +135,9 @@ def truth(runs: Runs, domains: int) -> FloatArray:
     return rng.uniform(1, 2, domains) + c * x_RD**-b + 0.7 * (runs.tokens_R[:, None] / 2e10 * s_RD) ** -a
 
 
-def trained(domains: int, mixtures: int, sizes: tuple[float, ...], tokens: tuple[float, ...], seed: int) -> tuple[Runs, FloatArray]:
+def trained(
+    domains: int, mixtures: int, sizes: tuple[float, ...], tokens: tuple[float, ...], seed: int
+) -> tuple[Runs, FloatArray]:
     """Runs of generated mixtures at all these sizes and tokens, and their losses."""
     rng = np.random.default_rng(seed)
     X_CD = rng.dirichlet(np.ones(domains), mixtures)
@@ -154,14 +156,21 @@ def steps_up(seeds: int) -> Iterator[Row]:
         for seed in range(seeds):
             small_runs, small_Y = trained(8, 64, SIZES[1:2], TOKENS[-1:], seed)
             large_runs, large_Y = trained(8, 100 + few, (NEXT,), TOKENS[-1:], 100 + seed)
-            X_ND, Y_NM, new_ND, truth_NM = large_runs.mixtures_RD[:few], large_Y[:few], large_runs.mixtures_RD[few:], large_Y[few:]
+            X_ND, Y_NM, new_ND, truth_NM = (
+                large_runs.mixtures_RD[:few],
+                large_Y[:few],
+                large_runs.mixtures_RD[few:],
+                large_Y[few:],
+            )
             small = EffData(own=range(8)).fit(small_runs.mixtures_RD, small_Y)
             began = time.process_time()
             P_NM, std_NM = Transfer(small).fit(X_ND, Y_NM).predict(new_ND, return_std=True)
             seconds, error_NM = time.process_time() - began, np.abs(P_NM - truth_NM)
             found["transfer"].append((error_NM.mean(), (error_NM < WIDTH_90 * std_NM).mean(), seconds))
             lines = [np.polyfit(x_N, y_N, 1) for x_N, y_N in zip(small.predict(X_ND).T, Y_NM.T, strict=True)]
-            mapped_NM = np.stack([np.polyval(line, x_N) for line, x_N in zip(lines, small.predict(new_ND).T, strict=True)], axis=1)
+            mapped_NM = np.stack(
+                [np.polyval(line, x_N) for line, x_N in zip(lines, small.predict(new_ND).T, strict=True)], axis=1
+            )
             found["affine map"].append((np.abs(mapped_NM - truth_NM).mean(), np.nan, np.nan))
             if few >= EffData().min_runs(8):
                 alone_NM = EffData(own=range(8)).fit(X_ND, Y_NM).predict(new_ND)
@@ -172,7 +181,9 @@ def steps_up(seeds: int) -> Iterator[Row]:
                 continue
             mae, covered, seconds = (float(t) for t in np.mean(found[name], axis=0))
             known = name == "transfer"
-            yield Row("generated", f"{few} large runs", name, mae, covered if known else None, seconds if known else None)
+            yield Row(
+                "generated", f"{few} large runs", name, mae, covered if known else None, seconds if known else None
+            )
 
 
 def measure(swarm: Path | None, seeds: int) -> Iterator[Row]:
@@ -181,7 +192,9 @@ def measure(swarm: Path | None, seeds: int) -> Iterator[Row]:
         ladder = read(path)
         for question, masks in questions(ladder):
             yield from ask(path.stem, question, ladder.own, [tuple(map(ladder.take, pair)) for pair in masks])
-    pairs = [(trained(5, 16, SIZES, TOKENS, seed), trained(5, 100, (NEXT,), TOKENS[-1:], 50 + seed)) for seed in range(seeds)]
+    pairs = [
+        (trained(5, 16, SIZES, TOKENS, seed), trained(5, 100, (NEXT,), TOKENS[-1:], 50 + seed)) for seed in range(seeds)
+    ]
     yield from ask("generated", "next size", list(range(5)), pairs)
     yield from steps_up(seeds)
 

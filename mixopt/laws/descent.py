@@ -12,8 +12,8 @@ parameter moves by more than LONGEST in one step. With fewer runs than parameter
 the space of the runs (Woodbury's identity).
 
 That weighs the priors as if a run's noise were DELTA. `rounds` descends again, from there, with the priors weighed against
-the noise that the residuals show: for laws whose metrics vary by much more than they are uncertain. Where only a
-`part` of the rows are independent, standard deviations count only so many.
+the noise that the residuals show, where it is less: for laws whose metrics vary by much more than they are uncertain. If
+only a `part` of the rows are independent, these weights and the standard deviations count so many.
 
 The standard deviation of a new run is the delta method on the covariance (J'J / noise + 1 / sd^2)^-1, `base.Laplace`.
 
@@ -98,7 +98,7 @@ def fit_shape(
 def fit_scaled(
     shape: Shape, starts_SP: FloatArray, X_RD: FloatArray, z_RM: FloatArray, rounds: int, part: float = 1.0
 ) -> tuple[FloatArray, Laplace]:
-    """theta [M, P] and its posterior, for metrics in units of a spread; starts are [S, P], or [S, M, P]."""
+    """Parameters [M, P] and their posterior, for metrics in units of a spread; starts are [S, P], or [S, M, P]."""
     z_MR = z_RM.T
     metrics, starts = len(z_MR), len(starts_SP)
     start_BP = np.repeat(starts_SP, metrics, axis=0) if starts_SP.ndim == 2 else np.concatenate(starts_SP)
@@ -109,7 +109,7 @@ def fit_scaled(
     posterior = _posterior(shape, theta_MP, X_RD, z_MR, part)
     prior_MP = np.broadcast_to(shape.prior_P, theta_MP.shape)
     for _ in range(rounds):
-        easier_M = DELTA / np.clip(np.sqrt(posterior.noise_M), LEAST_NOISE, DELTA)
+        easier_M = np.maximum(np.sqrt(part) * DELTA / np.maximum(np.sqrt(posterior.noise_M), LEAST_NOISE), 1.0)
         sharper = replace(shape, prior_P=prior_MP, sd_P=easier_M[:, None] * shape.sd_P)
         theta_MP = descend(sharper, theta_MP, X_RD, z_MR)[0]
         posterior = _posterior(shape, theta_MP, X_RD, z_MR, part)

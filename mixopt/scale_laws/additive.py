@@ -61,7 +61,9 @@ class Additive:
 
 def _value(theta_BP: FloatArray, F_NF: FloatArray) -> FloatArray:
     """The metrics [B, N], in standard deviations from their mean."""
-    size_BN, data_BN = _terms(theta_BP, F_NF, worth.log_worth(theta_BP[:, len(HEAD) :], np.log(F_NF[:, 2:] + worth.EPS)))
+    size_BN, data_BN = _terms(
+        theta_BP, F_NF, worth.log_worth(theta_BP[:, len(HEAD) :], np.log(F_NF[:, 2:] + worth.EPS))
+    )
     return theta_BP[:, :1] + size_BN + data_BN
 
 
@@ -77,5 +79,10 @@ def _slopes(theta_BP: FloatArray, F_NF: FloatArray) -> FloatArray:
 
 def _terms(theta_BP: FloatArray, F_NF: FloatArray, log_s_BN: FloatArray) -> tuple[FloatArray, FloatArray]:
     """A N^-a and B (D s)^-b, each [B, N]."""
-    log_A_B1, a_B1, log_B_B1, b_B1 = theta_BP[:, 1:2], np.exp(theta_BP[:, 2:3]), theta_BP[:, 3:4], np.exp(theta_BP[:, 4:5])
+    log_A_B1, a_B1, log_B_B1, b_B1 = (
+        theta_BP[:, 1:2],
+        np.exp(theta_BP[:, 2:3]),
+        theta_BP[:, 3:4],
+        np.exp(theta_BP[:, 4:5]),
+    )
     return np.exp(log_A_B1 - a_B1 * F_NF[:, 0]), np.exp(log_B_B1 - b_B1 * (F_NF[:, 1] + log_s_BN))

@@ -20,7 +20,7 @@ from mixopt.laws.descent import Fitted, Shape, fit_shape
 from mixopt.mixture import SUM_TOLERANCE, FloatArray
 from mixopt.repetition import SATURATION, fresh_equivalent
 
-ROUNDS = 3
+ROUNDS = 6
 
 
 @dataclass(frozen=True)

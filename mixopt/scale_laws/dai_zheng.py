@@ -9,11 +9,11 @@ bisection for lambda for each run; it depends on the parameters through the impl
 domains' own losses, one for each: `own`.
 
 A domain that is left out counts as a proportion of EPS in its own data. c, A and E are in units of each metric's standard
-deviation, sizes and tokens in the geometric mean of the runs'; H is a part of the smallest size. Logarithms of all but E
-have Gaussian priors (`descent`), weighed against the noise that the residuals show.
+deviation, sizes and tokens in the geometric mean of the runs'; H is a part of the smallest size, exponents are below 1.
+E, logarithms of c and A, logits of the rest have Gaussian priors (`descent`), weighed against the noise that the residuals show.
 
-Shapes: R runs, N new runs, K domains and metrics, B starts, P = 5 K + 1 parameters: log c, log b, log A, log a, E, each [K],
-and logit of H. Outputs [B, R K] run by run.
+Shapes: R runs, N new runs, K domains and metrics, B starts, P = 5 K + 1 parameters: log c, logit b, log A, logit a, E, each
+[K], and logit of H. Outputs [B, R K] run by run.
 
 Source: "Explaining data mixing scaling laws" (arXiv:2606.08167). Ours: priors, units, EPS, exact derivatives.
 """
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from mixopt.errors import SwarmError
 from mixopt.laws.base import answer
@@ -33,8 +33,8 @@ from mixopt.laws.descent import Fitted, Shape, fit_shape
 from mixopt.mixture import FloatArray
 from mixopt.scale_laws.base import ROUNDS, Runs, Units, check_new, check_runs
 
-EACH = ((0.2, 1.0), (float(np.log(0.35)), 0.4), (0.2, 1.0), (float(np.log(0.4)), 0.4), (-3.0, 2.0))
-"""Centre and width of log c, log b, log A, log a, E."""
+EACH = ((0.2, 1.0), (-0.6, 0.6), (0.2, 1.0), (-0.4, 0.6), (-3.0, 2.0))
+"""Centre and width of log c, logit b, log A, logit a, E."""
 SHARED = (-1.0, 1.5)
 """And of the logit of H."""
 STARTS = (0.2, 0.35, 0.7)
@@ -73,7 +73,7 @@ class DaiZheng:
         self.scale_K = np.maximum(scale_K, 1e-9 * np.maximum(np.abs(Y_RK).max(axis=0), 1e-9))
         prior_P, sd_P = np.array([*(kind for kind in EACH for _ in range(K)), SHARED]).T
         starts_SP = np.tile(prior_P, (len(STARTS), 1))
-        starts_SP[:, [*range(K, 2 * K), *range(3 * K, 4 * K)]] = np.log(STARTS)[:, None]
+        starts_SP[:, [*range(K, 2 * K), *range(3 * K, 4 * K)]] = logit(STARTS)[:, None]
         z_RK = (Y_RK - self.mean_K) / self.scale_K
         shape = Shape(self._value, self._slopes, prior_P, sd_P)
         F_RF, part = self._features(fresh), runs.independent()
@@ -99,8 +99,8 @@ class DaiZheng:
     def _slopes(self, theta_BP: FloatArray, F_NF: FloatArray) -> FloatArray:
         """Derivatives [B, N K, P]; a run's losses depend on all domains' c and b by the capacity that they take."""
         capacity_BNK, data_BNK, _, x_BNK, H_BN = self._terms(theta_BP, F_NF)
-        K, (_, log_b_BK, _, log_a_BK, _) = F_NF.shape[1] - 2, np.split(theta_BP[:, :-1], 5, axis=1)
-        b_B1K, log_x_BNK = np.exp(log_b_BK)[:, None], np.log(x_BNK)
+        K, (_, b_BK, _, a_BK, _) = F_NF.shape[1] - 2, self._split(theta_BP)
+        b_B1K, a_B1K, log_x_BNK = b_BK[:, None], a_BK[:, None], np.log(x_BNK)
         free_BNK = x_BNK > H_BN[:, :, None]
         give_BNK = np.where(free_BNK, 1 / (b_B1K + 1), 0.0)
         pull_BNK = give_BNK * x_BNK
@@ -111,9 +111,9 @@ class DaiZheng:
         x_by_H = np.where(free_BNK, room_BN1 * give_BNK, 1 / H_BN[:, :, None])
         fall_BNK = -b_B1K * capacity_BNK
         by_c = fall_BNK[..., None] * x_by_c + capacity_BNK[..., None] * eye
-        by_b = fall_BNK[..., None] * x_by_c * (1 - b_B1K * log_x_BNK)[:, :, None, :]
-        by_b += (fall_BNK * log_x_BNK)[..., None] * eye
-        by_a = -np.exp(log_a_BK)[:, None] * self._log_data(F_NF) * data_BNK
+        by_b = fall_BNK[..., None] * x_by_c * ((1 - b_B1K) * (1 - b_B1K * log_x_BNK))[:, :, None, :]
+        by_b += ((1 - b_B1K) * fall_BNK * log_x_BNK)[..., None] * eye
+        by_a = (a_B1K - 1) * a_B1K * self._log_data(F_NF) * data_BNK
         share_BN = self._shared(theta_BP, F_NF)[1]
         by_H = (fall_BNK * x_by_H * share_BN[:, :, None])[..., None]
         own = [data_BNK[..., None] * eye, by_a[..., None] * eye, np.broadcast_to(eye, by_c.shape)]
@@ -121,31 +121,36 @@ class DaiZheng:
         return J_BNKP.reshape(len(theta_BP), -1, theta_BP.shape[1])
 
     def _terms(self, theta_BP: FloatArray, F_NF: FloatArray) -> tuple[FloatArray, ...]:
-        """c x^-b and A (D h)^-a [B, N, K], E [B, K], x [B, N, K] and H [B, N]."""
-        log_c_BK, log_b_BK, log_A_BK, log_a_BK, E_BK = np.split(theta_BP[:, :-1], 5, axis=1)
+        """The terms c x^-b and A (D h)^-a [B, N, K], E [B, K], x [B, N, K] and H [B, N]."""
+        log_c_BK, b_BK, log_A_BK, a_BK, E_BK = self._split(theta_BP)
         H_BN, _ = self._shared(theta_BP, F_NF)
-        K, b_BK = E_BK.shape[1], np.exp(log_b_BK)
-        wanted_BNK = (log_c_BK + np.log(self.scale_K) + log_b_BK)[:, None] + np.log(F_NF[:, 2:] + TINY)
+        K = E_BK.shape[1]
+        wanted_BNK = (log_c_BK + np.log(self.scale_K * b_BK))[:, None] + np.log(F_NF[:, 2:] + TINY)
         x_BNK = fill(wanted_BNK, b_BK[:, None] + 1, H_BN, K * np.exp(F_NF[:, 0]) + (K - 1) * H_BN)
         capacity_BNK = np.exp(log_c_BK[:, None] - b_BK[:, None] * np.log(x_BNK))
-        data_BNK = np.exp(log_A_BK[:, None] - np.exp(log_a_BK)[:, None] * self._log_data(F_NF))
+        data_BNK = np.exp(log_A_BK[:, None] - a_BK[:, None] * self._log_data(F_NF))
         return capacity_BNK, data_BNK, E_BK, x_BNK, H_BN
+
+    def _split(self, theta_BP: FloatArray) -> tuple[FloatArray, ...]:
+        """The parameters log c, b, log A, a and E, each [B, K]."""
+        log_c_BK, logit_b_BK, log_A_BK, logit_a_BK, E_BK = np.split(theta_BP[:, :-1], 5, axis=1)
+        return log_c_BK, expit(logit_b_BK), log_A_BK, expit(logit_a_BK), E_BK
 
     def _shared(self, theta_BP: FloatArray, F_NF: FloatArray) -> tuple[FloatArray, FloatArray]:
         """H [B, N] in units of an even share of the mean size, never more than the model has; its derivative by the logit."""
         K = F_NF.shape[1] - 2
-        part_B1 = 1 / (1 + np.exp(-theta_BP[:, -1:]))
+        part_B1 = expit(theta_BP[:, -1:])
         H_BN = part_B1 * K * np.minimum(self.smallest_ / self.units_.parameters, np.exp(F_NF[:, 0]))
         return H_BN, H_BN * (1 - part_B1)
 
     def _log_data(self, F_NF: FloatArray) -> FloatArray:
-        """log of each domain's tokens [N, K], 0 for an even share of the mean tokens."""
+        """The log of each domain's tokens [N, K], 0 for an even share of the mean tokens."""
         K = F_NF.shape[1] - 2
         return F_NF[:, 1:2] + np.log(K * (F_NF[:, 2:] + EPS))
 
 
 def fill(wanted_BNK: FloatArray, power_B1K: FloatArray, least_BN: FloatArray, total_BN: FloatArray) -> FloatArray:
-    """x >= least [B, N, K] that sum to the total, x = (exp(wanted) / lambda)^(1 / power) above the least.
+    """Find x >= least [B, N, K] that sum to the total, x = (exp(wanted) / lambda)^(1 / power) above the least.
 
     `total` must be at least K times `least`.
     """

@@ -57,7 +57,9 @@ class Multiplicative:
 
 def _value(theta_BP: FloatArray, F_NF: FloatArray) -> FloatArray:
     """The metrics [B, N], in standard deviations from their mean."""
-    size_BN, data_BN = _terms(theta_BP, F_NF, worth.log_worth(theta_BP[:, len(HEAD) :], np.log(F_NF[:, 2:] + worth.EPS)))
+    size_BN, data_BN = _terms(
+        theta_BP, F_NF, worth.log_worth(theta_BP[:, len(HEAD) :], np.log(F_NF[:, 2:] + worth.EPS))
+    )
     return theta_BP[:, :1] + size_BN + data_BN
 
 

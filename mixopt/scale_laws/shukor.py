@@ -87,12 +87,16 @@ def power(log_A_B: FloatArray, log_alpha_B: FloatArray, log_x_N: FloatArray) -> 
 
 def _value(theta_BP: FloatArray, F_NF: FloatArray) -> FloatArray:
     """The metrics [B, N], in standard deviations from their mean."""
-    size_BN, data_BN = (power(theta_BP[:, k], theta_BP[:, k + 1], x_N)[0] for k, x_N in ((1, F_NF[:, 0]), (3, F_NF[:, 1])))
+    size_BN, data_BN = (
+        power(theta_BP[:, k], theta_BP[:, k + 1], x_N)[0] for k, x_N in ((1, F_NF[:, 0]), (3, F_NF[:, 1]))
+    )
     return theta_BP[:, :1] + size_BN + data_BN + mixture_term(theta_BP[:, len(HEAD) :], F_NF[:, 2:])[0]
 
 
 def _slopes(theta_BP: FloatArray, F_NF: FloatArray) -> FloatArray:
     """Derivatives [B, N, P] of `_value`."""
-    by_size, by_data = (power(theta_BP[:, k], theta_BP[:, k + 1], x_N)[1] for k, x_N in ((1, F_NF[:, 0]), (3, F_NF[:, 1])))
+    by_size, by_data = (
+        power(theta_BP[:, k], theta_BP[:, k + 1], x_N)[1] for k, x_N in ((1, F_NF[:, 0]), (3, F_NF[:, 1]))
+    )
     by_mixture = mixture_term(theta_BP[:, len(HEAD) :], F_NF[:, 2:])[1]
     return np.concatenate([np.ones_like(by_size[:, :, :1]), by_size, by_data, by_mixture], axis=2)

@@ -4,8 +4,8 @@
     theta = argmin  sum_r huber((f_m(p_r) - y_rm) / sd_m) / noise^2 + sum_p (theta_p - small_p)^2 / width_p^2
 
 `small` are the parameters that the small size's runs gave, sd_m is the small size's spread, and eps is kept. Widths are
-those of `effdata`'s own priors times `level` for c and log A, and times `shape` for the rest: sizes differ more in the level
-of a loss than in which data help it. From two runs of the large size on.
+those of `effdata`'s own priors times `drift`; they are wide for c and log A and narrower for the rest: sizes differ more in
+the level of a loss than in which data help it. From two runs of the large size on.
 
 Shapes: R runs, N candidates, D domains, M metrics, P = 4 + 2 D parameters: c, log A, log alpha, log e, log w [D], logit
 gamma [D].
@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 
 from mixopt.errors import SwarmError
-from mixopt.laws.base import answer, check_runs
+from mixopt.laws.base import check_runs
 from mixopt.laws.descent import Fitted, Shape, fit_scaled
 from mixopt.laws.effdata import EACH, HEAD, EffData
 from mixopt.mixture import FloatArray
@@ -39,8 +39,7 @@ class Transfer:
     """
 
     small: EffData
-    level: float = 0.5
-    shape: float = 0.15
+    drift: float = 0.25
 
     def min_runs(self, domains: int) -> int:
         """Two: the small size answers for the rest."""
@@ -63,9 +62,8 @@ class Transfer:
         shared = len(HEAD) + 2 * domains
         prior_MP = theta_MP[:, [*OF_EFFDATA, *range(len(HEAD), shared)]]
         self.eps_ = np.exp(theta_MP[0, shared:])
-        share_P = np.array([self.level] * 2 + [self.shape] * (2 + 2 * domains))
-        own_P = [HEAD[k][1] for k in OF_EFFDATA] + [EACH[k][1] for k in range(2) for _ in range(domains)]
-        shape = Shape(_value, _slopes, prior_MP, np.broadcast_to(share_P * own_P, prior_MP.shape))
+        width_P = np.array([*(HEAD[k][1] for k in OF_EFFDATA), *(EACH[k][1] for k in range(2) for _ in range(domains))])
+        shape = Shape(_value, _slopes, prior_MP, np.broadcast_to(self.drift * width_P, prior_MP.shape))
         unit_M, z_RM = self.small.scale_, (Y_RM - self.small.centre_) / self.small.scale_
         theta_MP, posterior = fit_scaled(shape, prior_MP[None], self._features(X_RD), z_RM, 0)
         self.fitted_ = Fitted(shape, theta_MP, posterior, self.small.centre_, unit_M)

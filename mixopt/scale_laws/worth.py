@@ -27,12 +27,12 @@ def prior(domains: int) -> tuple[FloatArray, FloatArray]:
 
 
 def log_worth(theta_BP: FloatArray, log_ND: FloatArray) -> FloatArray:
-    """log s [B, N]."""
+    """The log of s [B, N]."""
     return np.asarray(np.log(_terms(theta_BP, log_ND)[0]))
 
 
 def log_worth_slopes(theta_BP: FloatArray, log_ND: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """log s [B, N] and its derivatives [B, N, 1 + 2 D]."""
+    """The log of s [B, N] and its derivatives [B, N, 1 + 2 D]."""
     s_BN, terms_BND, gamma_BD = _terms(theta_BP, log_ND)
     share_BND = terms_BND / s_BN[:, :, None]
     by_e_BN1 = (np.exp(theta_BP[:, :1]) / s_BN)[:, :, None]
@@ -41,7 +41,7 @@ def log_worth_slopes(theta_BP: FloatArray, log_ND: FloatArray) -> tuple[FloatArr
 
 
 def _terms(theta_BP: FloatArray, log_ND: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """s [B, N], w (p + eps)^gamma [B, N, D] and gamma [B, D]."""
+    """The sums s [B, N], w (p + eps)^gamma [B, N, D] and gamma [B, D]."""
     domains = log_ND.shape[1]
     log_w_BD, gamma_BD = theta_BP[:, 1 : 1 + domains], 1 / (1 + np.exp(-theta_BP[:, 1 + domains :]))
     terms_BND = np.exp(log_w_BD[:, None] + gamma_BD[:, None] * log_ND)

@@ -251,12 +251,18 @@ def test_endless_supply_is_no_repetition(name: str, law: ScaleLaw) -> None:
 
 def test_repeated_text_is_worth_less_in_fit_and_prediction(name: str, law: ScaleLaw) -> None:
     supply_D = np.array([4e9, 2e10, np.inf, 5e9])
-    runs, new = replace(ladder(), available_D=supply_D), replace(ladder(1, (SIZES[-1],), (LONGER,)), available_D=supply_D)
+    runs, new = (
+        replace(ladder(), available_D=supply_D),
+        replace(ladder(1, (SIZES[-1],), (LONGER,)), available_D=supply_D),
+    )
     law.fit(runs, measured(name, runs.fresh(), 0))
     truth_NM = measured(name, new.fresh(), 0)
     error_NM = np.abs(law.predict(new) - truth_NM)
     assert (error_NM.mean(axis=0) <= ROWS[name].repeated * truth_NM.std(axis=0)).all()
-    once, again = Runs.at(HALF[None] / 2, SIZES[-1], LONGER), Runs.at(HALF[None] / 2, SIZES[-1], LONGER, np.full(4, 2e8))
+    once, again = (
+        Runs.at(HALF[None] / 2, SIZES[-1], LONGER),
+        Runs.at(HALF[None] / 2, SIZES[-1], LONGER, np.full(4, 2e8)),
+    )
     assert (law.predict(again) > law.predict(once) + 0.01).all() or not ROWS[name].smooth
 
 
