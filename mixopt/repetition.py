@@ -33,11 +33,11 @@ def effective_tokens(tokens: FloatArray, available: FloatArray, saturation: floa
     tokens, available = np.broadcast_arrays(np.asarray(tokens, dtype=float), np.asarray(available, dtype=float))
     if not saturation > 0:
         raise JobError(f"repetition: saturation must be greater than 0 (got {saturation}). 15.39 is the published one.")
-    if not (tokens >= 0).all() or not np.isfinite(tokens).all():
-        raise JobError(f"repetition: tokens must be >= 0 and finite (got {_worst(tokens)}).")
-    if not (available >= 0).all() or ((available == 0) & (tokens > 0)).any():
+    if len(wrong := tokens[~((tokens >= 0) & np.isfinite(tokens))]):
+        raise JobError(f"repetition: tokens must be >= 0 and finite (got {wrong[0]:.6g}).")
+    if len(wrong := available[~(available >= 0) | ((available == 0) & (tokens > 0))]):
         raise JobError(
-            f"repetition: a domain that is read needs available tokens (got {_worst(available)}). "
+            f"repetition: a domain that is read needs available tokens (got {wrong[0]:.6g}). "
             f"Give its count, infinity if it never repeats, or leave it out of the mixture."
         )
     worth, many = tokens.copy(), tokens > available
@@ -55,7 +55,3 @@ def fresh_equivalent(
     worth_ND = effective_tokens(mixtures_ND * tokens_N[:, None], available_D, saturation)
     total_N = worth_ND.sum(axis=1)
     return worth_ND / total_N[:, None], total_N
-
-
-def _worst(values: FloatArray) -> str:
-    return f"{values.min():.6g}" if np.isfinite(values).all() else "a value that is not finite"

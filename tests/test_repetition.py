@@ -65,9 +65,9 @@ def test_a_domain_without_text_may_be_left_out_and_not_read() -> None:
     ("tokens", "available", "saturation", "message"),
     [
         (-1.0, 1.0, 15.39, "tokens must be >= 0 and finite .got -1"),
-        (np.nan, 1.0, 15.39, "not finite"),
-        (np.inf, 1.0, 15.39, "not finite"),
-        (1.0, np.nan, 15.39, "available tokens"),
+        (np.nan, 1.0, 15.39, "got nan"),
+        (np.inf, 1.0, 15.39, "got inf"),
+        (1.0, np.nan, 15.39, "available tokens .got nan"),
         (1.0, -1.0, 15.39, "available tokens .got -1"),
         (1.0, 1.0, 0.0, "saturation must be greater than 0"),
     ],

@@ -58,7 +58,7 @@ class DaiZheng:
         return max(8, domains + 4)
 
     def fit(self, runs: Runs, Y: FloatArray) -> Self:
-        """Learn from runs of two sizes or more; Raises SwarmError for runs that it cannot use, and other metrics."""
+        """Learn from runs of two sizes or more. Raises SwarmError for runs that it cannot use, and other metrics."""
         fresh, Y_RK = check_runs(self, runs, Y)
         K = fresh.mixtures_RD.shape[1]
         self.own_ = np.arange(Y_RK.shape[1]) if self.own is None else np.asarray(self.own)
