@@ -30,7 +30,7 @@ from scipy.optimize import least_squares
 
 from mixopt.errors import SwarmError
 from mixopt.laws.base import Curve, Law, check_runs
-from mixopt.laws.descent import Fitted, Shape, fit_shape
+from mixopt.laws.shapes import Fitted, Shape, fit_shape
 from mixopt.mixture import FloatArray
 
 STARTS = (0.1, 1.0, 4.0)

@@ -25,7 +25,7 @@ from typing import Any, Self
 import numpy as np
 
 from mixopt.laws.base import Curve, Law, check_mixtures, check_runs, sorted_by_value
-from mixopt.laws.descent import Fitted, Shape, fit_shape
+from mixopt.laws.shapes import Fitted, Shape, fit_shape
 from mixopt.mixture import FloatArray
 
 

@@ -28,7 +28,8 @@ import numpy as np
 
 from mixopt.errors import JobError
 from mixopt.laws.base import Curve, Law, check_runs
-from mixopt.laws.descent import Fitted, Shape, Terms, fit_shape
+from mixopt.laws.descent import Terms
+from mixopt.laws.shapes import Fitted, Shape, fit_shape
 from mixopt.mixture import FloatArray
 
 FORMS = ("m1", "m2")
