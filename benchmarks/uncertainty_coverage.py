@@ -82,7 +82,8 @@ def repeat(name: str, family: str, draws: int, seed: int) -> dict[str, float]:
                 inside["effects"].append(ways[way]["low"] <= here - value(moved_D) <= ways[way]["high"])
     inside["regret"] = [here - value(best_D) <= found["regret"]["quantile"]]
     inside["region holds the true best"] = [
-        low - 1e-6 <= p <= high + 1e-6 for p, (low, high) in zip(best_D, found["region"]["ranges"].values(), strict=True)
+        low - 1e-6 <= p <= high + 1e-6
+        for p, (low, high) in zip(best_D, found["region"]["ranges"].values(), strict=True)
     ]
     return {what: float(np.mean(held)) for what, held in inside.items()}
 

@@ -113,7 +113,9 @@ def gain(answer: Answer, p_D: FloatArray) -> dict[str, Any]:
 def regrets(answer: Answer) -> FloatArray:
     """What following the answer loses under each plausible law [B], against that law's own answer."""
     weights_M = answer.objective.weights_M
-    both_B2M = [law.predict(np.array([answer.p_D, p_D])) for law, p_D in zip(answer.laws, answer.optima_BD, strict=True)]
+    both_B2M = [
+        law.predict(np.array([answer.p_D, p_D])) for law, p_D in zip(answer.laws, answer.optima_BD, strict=True)
+    ]
     both_B2 = np.array(both_B2M) @ weights_M
     return np.maximum(both_B2[:, 0] - both_B2[:, 1], 0.0)
 
@@ -183,7 +185,5 @@ def _change(objective: Objective, said_M: FloatArray, drawn_BM: FloatArray) -> d
     """The law's word on a change and its interval over the draws: of the objective, and of each metric."""
     said = [float(said_M @ objective.weights_M), *said_M.tolist()]
     low, high = interval(np.column_stack([drawn_BM @ objective.weights_M, drawn_BM]))
-    rows = [
-        {"value": value, "low": float(a), "high": float(b)} for value, a, b in zip(said, low, high, strict=True)
-    ]
+    rows = [{"value": value, "low": float(a), "high": float(b)} for value, a, b in zip(said, low, high, strict=True)]
     return rows[0] | {"metrics": dict(zip(objective.metrics, rows[1:], strict=True))}

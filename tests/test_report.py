@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixopt import plots, report, validate
+from mixopt import drawing, plots, report, validate
 from mixopt.errors import DataError
 from mixopt.report_numbers import binding, duration, flops, number, percent, places, points, scaled, share, signed
 from mixopt.report_text import sections, verdict
@@ -360,7 +360,7 @@ def test_regressions_are_named_and_red(pages: dict[str, str]) -> None:
     winners = [arm for arm, d in differences.items() if d["objective"]["high"] < 0]
     assert "prior" in winners
     assert f"Better than the recommendation, beyond the noise: {', '.join(winners)}." in page
-    assert page.count(f"var(--worse, {plots.LIGHT['worse']})") >= 2
+    assert page.count(f"var(--worse, {drawing.LIGHT['worse']})") >= 2
     assert '<tr class="worse">' in page
 
 
@@ -423,7 +423,7 @@ def test_a_picture_stands_alone() -> None:
     picture = plots.svg("swarm", document())
     assert picture.startswith('<svg xmlns="http://www.w3.org/2000/svg" width="760"')
     assert picture.rstrip().endswith("</svg>")
-    assert set(plots.LIGHT) == set(plots.DARK)
+    assert set(drawing.LIGHT) == set(drawing.DARK)
     colours = set(re.findall(r"(?:fill|stroke): ([^;\"]+)", picture))
     assert all(colour == "none" or colour.startswith("var(--") for colour in colours)
 
