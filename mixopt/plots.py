@@ -82,7 +82,7 @@ def _proportions(results: Results, width: int) -> Canvas:
     for y, d, far in zip(y_R - 4.5 / pitch, domains, reach, strict=True):
         if ends:
             low, high = ends[d["name"]]
-            ax.hlines(y, 100 * low, 100 * high, color=PAPER, linewidth=4.5)
+            ax.hlines(y, 100 * low, 100 * high, color=PAPER, linewidth=3.5)
             ax.hlines(y, 100 * low, 100 * high, color=INK, linewidth=1.5)
         ax.annotate(percent(d["recommended"]), (100 * far, y), (4, 0), **look)
     ax.set_xlim(0, 118 * max(*reach, *(d["prior"] for d in domains)))

@@ -84,13 +84,14 @@ def highlights(results: Results) -> list[tuple[str, str, str]]:
         (name, points(d["recommended"] - d["prior"]), f"{d['name']}, to {percent(d['recommended'])}")
         for name, d in (("Largest increase", moved[-1]), ("Largest decrease", moved[0]))
     ]
+    if gain := report_uncertainty.tile(results):
+        tiles = [gain, tiles[0]]
     if results["fit"]:
         spearman = number(results["fit"]["mean_loss"]["spearman"], 3)
         tiles.append(("Law, out of fold", spearman, "Spearman of the objective"))
     cost = results["cost"]
     part = cost["share_of_target"]
     of_target = f"{share(part)} of the target run" if finite(part) else f"{scaled(cost['tokens'])} proxy tokens"
-    tiles += report_uncertainty.tile(results)
     return [*tiles, ("Search cost", flops(cost["flops"]), of_target)]
 
 

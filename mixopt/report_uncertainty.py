@@ -50,14 +50,14 @@ def bare_gain(results: Results) -> list[str]:
     return [verdict(known["gain"], unit(results)).replace("-", "−")] if known else []
 
 
-def tile(results: Results) -> list[tuple[str, str, str]]:
-    """The predicted gain for the top of the page."""
+def tile(results: Results) -> tuple[str, str, str] | None:
+    """The predicted gain for the top of the page, where it is known."""
     if not (known := results.get("uncertainty")):
-        return []
+        return None
     gain = known["gain"]
     decimals = places(gain[key] for key in ("value", "low", "high"))
     ends = span(gain["low"], gain["high"], decimals)
-    return [("Predicted gain", signed(gain["value"], decimals), f"{_level(known)} {ends}")]
+    return "Predicted gain", signed(gain["value"], decimals), f"{_level(known)} {ends}"
 
 
 def proportion_ends(results: Results) -> dict[str, str]:
@@ -74,11 +74,12 @@ def _sure(results: Results, known: Mapping[str, Any]) -> list[Block]:
     low, high = region["effective_domains"]
     alike = (
         f"Mixtures predicted to be at most {number(region['margin'], 2)} {u} worse than the recommendation cannot be told "
-        f"from it by these runs: they spread over as many as {high:.1f} equally used domains and as few as {low:.1f}."
+        f"from it by these runs. The table has the range of each proportion that such mixtures were found to reach; they are worth "
+        f"{low:.1f} to {high:.1f} equally used domains."
     )
     least = (
-        f"The smallest change from the prior that is as good is {simplest['kl']:.3f} nats from it, the recommendation "
-        f"{simplest['kl_recommended']:.3f}. Its predicted gain is {signed(simplest['gain']['value'], decimals)} "
+        f"The smallest change from the prior that is as good has a KL of {simplest['kl']:.3f} nats to it, the recommendation "
+        f"{simplest['kl_recommended']:.3f}; it is predicted to gain {signed(simplest['gain']['value'], decimals)} "
         f"({_level(known)} {span(simplest['gain']['low'], simplest['gain']['high'], decimals)})."
     )
     lost = (
@@ -164,7 +165,7 @@ def _limits(results: Results) -> list[Block]:
     u = unit(results)
     if floors := results.get("floors"):
         rows = [(label(f["metric"]), number(f["limit"]), number(f["predicted"])) for f in floors]
-        blocks += [Table(("Floor on", f"At most, {u}", "Predicted"), rows, "lrr"), tuple(map(_price, floors))]
+        blocks += [Table(("Floor on", f"At most, {u}", "Predicted"), rows, "lrr"), tuple(_price(f, u) for f in floors)]
     prices = {name: price for name, price in (results.get("cap_prices") or {}).items() if finite(price) and price > 0}
     if prices:
         dearest = sorted(prices, key=lambda name: (-prices[name], name))[:SHOWN]
@@ -174,13 +175,13 @@ def _limits(results: Results) -> list[Block]:
     return blocks or ["No cap holds the answer back."]
 
 
-def _price(floor: Mapping[str, Any]) -> str:
+def _price(floor: Mapping[str, Any], u: str) -> str:
     name, price = label(floor["metric"]), floor["price"]
     if not finite(price):
         return f"What the floor on {name} costs is not known."
     if price <= 0:
         return f"The floor on {name} costs nothing."
-    return f"Loosening the floor on {name} by {POINT:g} would gain {number(POINT * price, 2)}."
+    return f"Loosening the floor on {name} by {POINT:g} would gain {number(POINT * price, 2)} {u}."
 
 
 def _chance(share: float | None) -> str:
