@@ -39,7 +39,7 @@ class Terminal:
 
     def results(self, results: Mapping[str, Any], directory: Path) -> None:
         """A finished search: the mixture, the verdict, where to read on."""
-        title, ends = _intervals(results["uncertainty"])
+        title, ends = _intervals(results.get("uncertainty"))
         rows = [
             [
                 row["name"],
@@ -166,6 +166,7 @@ def _intervals(known: Mapping[str, Any] | None) -> tuple[list[str], dict[str, tu
     """The header and the cells of proportions' intervals; nothing where they are not known."""
     if not known:
         return [], {}
+    ends: dict[str, tuple[str, ...]]
     ends = {name: (f"{low:.4f} to {high:.4f}",) for name, (low, high) in known["proportions"].items()}
     return [f"{100 * known['level']:g} % interval"], ends
 
