@@ -1,17 +1,23 @@
 """How often the 90 % intervals of an answer's uncertainty hold the truth, on truths that are known.
 
     python benchmarks/uncertainty_coverage.py --law effdata --repeats 100
+    python benchmarks/uncertainty_coverage.py --law effdata --runs 64 --swarm FOLDER
 
 Every repeat draws a truth of this law's family over 8 domains and 4 metrics, 64 mixtures as a search draws them and
 noise of a tenth of each metric's spread, fits the law, finds the best mixture under epoch caps, and measures its
 uncertainty. `--truth` takes another family than the law's. Printed: the share of true values inside their intervals.
 
-Shapes: R runs, D domains, M metrics.
+With RegMix's published swarm (`--swarm`) the law learns from the first training runs, and the gain is that of each test
+run over the test run nearest to the mean mixture; a measured gain also has the noise of two runs, which is added to
+the draws.
+
+Shapes: R runs, N test runs, B draws, D domains, M metrics.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 
@@ -22,11 +28,14 @@ from mixopt.laws.effdata import EffData
 from mixopt.laws.loglinear import LogLinear
 from mixopt.mixture import FloatArray
 from mixopt.proposers import minimise
+from mixopt.quality import own_domains
 from mixopt.runs import Objective
 from mixopt.space import MixtureSpace
+from mixopt.tables import read_swarm
 
 TOKENS = (400, 200, 120, 100, 80, 50, 30, 20)
 METRICS = 4
+PARTS = ("train", "test")
 NOISE = 0.1
 WAYS = {"up": uncertainty.STEP, "down": -uncertainty.STEP}
 
@@ -88,14 +97,42 @@ def repeat(name: str, family: str, draws: int, seed: int) -> dict[str, float]:
     return {what: float(np.mean(held)) for what, held in inside.items()}
 
 
+def published(folder: Path, name: str, runs: int, draws: int) -> dict[str, float]:
+    """Coverage of the gains of held-out runs, with and without the noise of runs in the intervals."""
+    train, test = (read_swarm(folder / f"{part}_mixture_1m.csv", folder / f"{part}_pile_loss_1m.csv") for part in PARTS)
+    X_RD, Y_RM, weights_M = train.X_RD[:runs], train.Y_RM[:runs], np.full(len(train.metrics), 1 / len(train.metrics))
+    rng = np.random.default_rng(0)
+    law = laws.make(name, own_domains(train.names, train.metrics)).fit(X_RD, Y_RM)
+    drawn = plausible.plausible(law, X_RD, Y_RM, rng, draws)
+    near = int(np.abs(test.X_RD - train.X_RD.mean(axis=0)).sum(axis=1).argmin())
+    value_BN = np.array([other.predict(test.X_RD) @ weights_M for other in drawn])
+    gain_BN, measured_N = value_BN[:, [near]] - value_BN, (test.Y_RM[near] - test.Y_RM) @ weights_M
+    noise = plausible.noise(law, X_RD, Y_RM, weights_M).objective
+    noisy_BN = gain_BN + np.sqrt(2) * noise * rng.standard_normal(gain_BN.shape)
+    others_N = np.arange(len(measured_N)) != near
+    found = {}
+    for what, values_BN in {"gain": gain_BN, "gain with noise": noisy_BN}.items():
+        low_N, high_N = uncertainty.interval(values_BN)
+        found[what] = float(((low_N <= measured_N) & (measured_N <= high_N))[others_N].mean())
+        found[f"{what}, mean width"] = float((high_N - low_N)[others_N].mean())
+    return found | {"spread of measured gains": float(measured_N.std()), "noise by the law": noise}
+
+
 def main() -> None:
-    """Print the mean coverage over the repeats."""
+    """Print the mean coverage over the repeats, or that on a published swarm."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--law", choices=("effdata", "loglinear"), default="effdata")
+    parser.add_argument("--law", choices=list(laws.LAWS), default="effdata")
+    parser.add_argument("--swarm", type=Path)
+    parser.add_argument("--runs", type=int, default=64)
     parser.add_argument("--truth", choices=("effdata", "loglinear"))
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--draws", type=int, default=plausible.MANY)
     asked = parser.parse_args()
+    if asked.swarm:
+        print(f"{asked.law}, {asked.runs} training runs, {asked.draws} draws")
+        for what, held in published(asked.swarm, asked.law, asked.runs, asked.draws).items():
+            print(f"{what}: {held:.3f}")
+        return
     family = asked.truth or asked.law
     rows = [repeat(asked.law, family, asked.draws, seed) for seed in range(asked.repeats)]
     print(f"{asked.law} on truths of {family}, {asked.repeats} repeats, {asked.draws} draws")
