@@ -30,6 +30,10 @@ SOURCES = {
     "posterior": "drawn from the posterior of the law",
 }
 POINT = 0.01
+TAKEN = (
+    "All of this takes the shape of the law for granted: where the truth has another shape the intervals are too short, "
+    "and a validation or a second law tells."
+)
 
 
 def sections(results: Results) -> dict[str, list[Block]]:
@@ -92,7 +96,7 @@ def _sure(results: Results, known: Mapping[str, Any]) -> list[Block]:
         lost,
         f"{alike} {least}",
         _domains(results, known),
-        _noise(results, known),
+        f"{_noise(results, known)} {TAKEN}",
     ]
 
 
