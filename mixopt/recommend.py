@@ -58,13 +58,12 @@ def with_uncertainty(
     `optimum` gives the answer that the method would have given from another law. Where the runs are too few for
     that, the evidence has "not_measured", the reason, instead.
     """
-    X_RD, Y_RM = runs
+    (X_RD, Y_RM), p_D = runs, best.mixture.array(space.names)
     try:
         laws = plausible.plausible(law, X_RD, Y_RM, rng)
+        answer = uncertainty.Answer.of(space, objective, law, p_D, laws, optimum)
     except SwarmError as e:
         return replace(best, evidence={**best.evidence, "not_measured": str(e)})
-    p_D = best.mixture.array(space.names)
-    answer = uncertainty.Answer.of(space, objective, law, p_D, laws, optimum)
     noise = plausible.noise(law, X_RD, Y_RM, objective.weights_M)
     found = {
         "source": "posterior" if isinstance(law, PosteriorLaw) else "bootstrap",

@@ -75,6 +75,8 @@ def _sure(results: Results, known: Mapping[str, Any]) -> list[Block]:
     simplest = region["simplest"]
     decimals = places(gain[key] for key in ("value", "low", "high"))
     again = f"{known['draws']} laws that these runs leave plausible, {SOURCES[known['source']]}, each gave their answer"
+    lacking = known["unanswered"]
+    none = f"{lacking} more had no answer inside the limits. " if lacking else ""
     low, high = region["effective_domains"]
     alike = (
         f"Mixtures predicted to be at most {number(region['margin'], 2)} {u} worse than the recommendation cannot be told "
@@ -92,7 +94,7 @@ def _sure(results: Results, known: Mapping[str, Any]) -> list[Block]:
         f"{100 * known['level']:g} % of cases."
     )
     return [
-        f"{again}; intervals hold {100 * known['level']:g} % of them. {bare_gain(results)[0]}",
+        f"{again}; intervals hold {100 * known['level']:g} % of them. {none}{bare_gain(results)[0]}",
         lost,
         f"{alike} {least}",
         _domains(results, known),

@@ -26,8 +26,10 @@ from typing import Any
 
 import numpy as np
 
+from mixopt.errors import InfeasibleSpace, SwarmError
 from mixopt.laws.base import Law
 from mixopt.mixture import FloatArray
+from mixopt.plausible import LEAST
 from mixopt.quality import LEVEL
 from mixopt.region import AT_BOUND, Region, search
 from mixopt.runs import Objective
@@ -41,7 +43,10 @@ Optimum = Callable[[Any], FloatArray]
 
 @dataclass(frozen=True)
 class Answer:
-    """The mixture [D] that was found in this space with this fitted law, and the plausible ones with theirs [B, D]."""
+    """The mixture [D] that was found in this space with this fitted law, and the plausible ones with theirs [B, D].
+
+    `unanswered` counts the plausible laws that have none: no mixture keeps their floors, or they are not finite.
+    """
 
     space: MixtureSpace
     objective: Objective
@@ -49,6 +54,7 @@ class Answer:
     p_D: FloatArray
     laws: Sequence[Law]
     optima_BD: FloatArray
+    unanswered: int = 0
 
     @classmethod
     def of(
@@ -60,8 +66,20 @@ class Answer:
         laws: Sequence[Law],
         optimum: Optimum,
     ) -> Answer:
-        """Find the answers that the plausible laws would have given."""
-        return cls(space, objective, law, p_D, laws, np.array([optimum(other) for other in laws]))
+        """Find the answers that the plausible laws would have given. Raises SwarmError if too few have one."""
+        answered, optima, refused = [], [], ""
+        for other in laws:
+            try:
+                optima.append(optimum(other))
+                answered.append(other)
+            except (SwarmError, InfeasibleSpace) as e:
+                refused = str(e)
+        if len(answered) < min(LEAST, len(laws)):
+            raise SwarmError(
+                f"uncertainty: only {len(answered)} of {len(laws)} plausible laws have an answer (needs {LEAST}). "
+                f"Loosen floors or bounds, or ask for more runs. The last refusal: {refused}"
+            )
+        return cls(space, objective, law, p_D, answered, np.array(optima), len(laws) - len(answered))
 
     @cached_property
     def prior_D(self) -> FloatArray:
@@ -87,6 +105,7 @@ def measure(answer: Answer, rng: np.random.Generator) -> dict[str, Any]:
     return {
         "level": LEVEL,
         "draws": len(answer.laws),
+        "unanswered": answer.unanswered,
         "proportions": dict(zip(names, np.column_stack([low_D, high_D]).tolist(), strict=True)),
         "gain": gain(answer, answer.p_D),
         "caps": caps(answer),

@@ -11,6 +11,7 @@ import pytest
 
 from mixopt import uncertainty
 from mixopt.domains import Domain
+from mixopt.errors import InfeasibleSpace, SwarmError
 from mixopt.laws.base import Law
 from mixopt.laws.linear import Linear
 from mixopt.mixture import FloatArray, Mixture
@@ -108,6 +109,25 @@ def test_where_nothing_matters_the_prior_is_as_good() -> None:
     assert list(found["region"]["simplest"]["mixture"].values()) == pytest.approx([0.25] * 4)
     assert found["region"]["simplest"]["kl"] == pytest.approx(0, abs=1e-9)
     assert found["region"]["ranges"]["a"] == pytest.approx([0, 1], abs=1e-6)
+
+
+def test_laws_without_an_answer_are_counted() -> None:
+    laws = bowls(25)
+
+    def refusing(first: int) -> Any:
+        def optimum(law: Any) -> FloatArray:
+            if any(law is other for other in laws[:first]):
+                raise InfeasibleSpace("no mixture keeps the floors")
+            return np.asarray(law.centre_D)
+
+        return optimum
+
+    law: Any = Bowl(ANSWER_D)
+    answer = Answer.of(space_of(), OBJECTIVE, law, ANSWER_D, laws, refusing(6))
+    found = measure(answer, np.random.default_rng(0))
+    assert (found["draws"], found["unanswered"]) == (19, 6)
+    with pytest.raises(SwarmError, match=r"only 18 of 25 plausible laws have an answer.*keeps the floors"):
+        Answer.of(space_of(), OBJECTIVE, law, ANSWER_D, laws, refusing(7))
 
 
 @pytest.mark.parametrize(
