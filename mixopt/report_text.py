@@ -159,8 +159,7 @@ def _every_domain(domains: Sequence[Mapping[str, Any]]) -> Table:
 def _gain(results: Results) -> list[Block]:
     v = results["validation"]
     if not v:
-        bare = "Not validated: no run has trained the recommendation beside the prior."
-        return [" ".join([bare, *report_uncertainty.bare_gain(results)])]
+        return ["Not validated: no run has trained the recommendation beside the prior."]
     found = changes(results)
     trained = f"Each arm was trained from {plural(v['seeds'], 'seed')}, size {v['size']}, {scaled(v['tokens'])} tokens."
     against = {arm: Change(arm, **d["objective"]).tone for arm, d in v["differences"].items()}

@@ -79,8 +79,8 @@ def _sure(results: Results, known: Mapping[str, Any]) -> list[Block]:
     none = f"{lacking} more had no answer inside the limits. " if lacking else ""
     low, high = region["effective_domains"]
     alike = (
-        f"Mixtures predicted to be at most {number(region['margin'], 2)} {u} worse than the recommendation cannot be told "
-        f"from it by these runs. The table has the range of each proportion that such mixtures were found to reach; they are worth "
+        f"Mixtures predicted to be worse by no more than that, {number(region['margin'], 2)} {u}, cannot be told from the "
+        f"recommendation by these runs. The table has the range of each proportion that such mixtures were found to reach; they are worth "
         f"{low:.1f} to {high:.1f} equally used domains."
     )
     least = (
@@ -134,7 +134,7 @@ def _what_if(results: Results, known: Mapping[str, Any]) -> list[Block]:
     hurts = sum(change["high"] < 0 for _, _, change in moves)
     said = (
         f"One domain moves by {step}, the others give or take in proportion. Of {plural(len(moves), 'move')} that the "
-        f"bounds allow, {hurts} cost something beyond the noise"
+        f"bounds allow, {hurts or 'none'} cost something beyond the noise"
     )
     said += f" and {len(helps)} would gain: {listed(helps)}." if helps else " and none would gain."
     caption = (

@@ -54,6 +54,8 @@ class Terminal:
         self.table(["domain", "prior", "recommended", *title, "epochs", "most allowed"], rows)
         cost, validation = results["cost"], results["validation"]
         alone = "Not validated (validate.seeds is 0): this is a law's word only."
+        if known := results.get("uncertainty"):
+            alone = f"{alone} {uncertainty.verdict(known['gain'], 'of the objective')}"
         made = f"{cost['proxies_trained']} runs trained, {cost['proxies_reused']} found in the store, {cost['seconds']:.0f} s."
         self.lines([validation["verdict"] if validation else alone, made, f"Report: {directory / 'report.html'}"])
 
