@@ -80,8 +80,8 @@ def _sure(results: Results, known: Mapping[str, Any]) -> list[Block]:
     low, high = region["effective_domains"]
     alike = (
         f"Mixtures predicted to be worse by no more than that, {number(region['margin'], 2)} {u}, cannot be told from the "
-        f"recommendation by these runs. The table has the range of each proportion that such mixtures were found to reach; they are worth "
-        f"{low:.1f} to {high:.1f} equally used domains."
+        f"recommendation by these runs. The table has the range of each proportion that such mixtures were found to "
+        f"reach; they are worth {low:.1f} to {high:.1f} equally used domains."
     )
     least = (
         f"The smallest change from the prior that is as good has a KL of {simplest['kl']:.3f} nats to it, the recommendation "
