@@ -6,12 +6,17 @@ Shapes: R runs, D domains, M metrics in the order of `objective.metrics`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from mixopt import quality
-from mixopt.laws.base import Law
+import numpy as np
+
+from mixopt import plausible, quality, uncertainty
+from mixopt.errors import SwarmError
+from mixopt.laws.base import Law, PosteriorLaw
 from mixopt.mixture import FloatArray, Mixture
 from mixopt.runs import Objective
+from mixopt.space import MixtureSpace
 from mixopt.study import Recommendation
 
 
@@ -37,6 +42,39 @@ def recommend(
         interval=(value - half, value + half) if half is not None else None,
         evidence=evidence,
     )
+
+
+def with_uncertainty(
+    best: Recommendation,
+    space: MixtureSpace,
+    objective: Objective,
+    runs: tuple[FloatArray, FloatArray],
+    law: Law,
+    optimum: uncertainty.Optimum,
+    rng: np.random.Generator,
+) -> Recommendation:
+    """The same answer with "uncertainty" in its evidence: what other laws say that its runs ([R, D], [R, M]) allow.
+
+    `optimum` gives the answer that the method would have given from another law. Where the runs are too few for
+    that, the evidence has "not_measured", the reason, instead.
+    """
+    (X_RD, Y_RM), p_D = runs, best.mixture.array(space.names)
+    try:
+        laws = plausible.plausible(law, X_RD, Y_RM, rng)
+        answer = uncertainty.Answer.of(space, objective, law, p_D, laws, optimum)
+    except SwarmError as e:
+        return replace(best, evidence={**best.evidence, "not_measured": str(e)})
+    noise = plausible.noise(law, X_RD, Y_RM, objective.weights_M)
+    found = {
+        "source": "posterior" if isinstance(law, PosteriorLaw) else "bootstrap",
+        "noise": {
+            "objective": noise.objective,
+            "metrics": dict(zip(objective.metrics, noise.metrics_M.tolist(), strict=True)),
+            "source": noise.source,
+            "runs": noise.runs,
+        },
+    }
+    return replace(best, evidence={**best.evidence, "uncertainty": found | uncertainty.measure(answer, rng)})
 
 
 def _points(Y_RM: FloatArray, P_RM: FloatArray, objective: Objective) -> dict[str, Any]:

@@ -6,14 +6,17 @@ import re
 from html import escape
 from pathlib import Path
 
-from mixopt import plots
+from mixopt import drawing, plots
 from mixopt.errors import DataError
 from mixopt.files import write_atomically
+from mixopt.report_blocks import Block, Chart, Fold, Table
 from mixopt.report_numbers import Results
-from mixopt.report_text import Block, Chart, Fold, Table, highlights, sections, subtitle, verdict
+from mixopt.report_text import highlights, sections, subtitle, verdict
 from mixopt.results import SCHEMA
 
-LIGHT, DARK = ("".join(f"--{name}:{value};" for name, value in theme.items()) for theme in (plots.LIGHT, plots.DARK))
+LIGHT, DARK = (
+    "".join(f"--{name}:{value};" for name, value in theme.items()) for theme in (drawing.LIGHT, drawing.DARK)
+)
 STYLE = f"""
 :root {{ {LIGHT} --sans: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
   color-scheme: light dark; }}
@@ -144,7 +147,7 @@ def _html(block: Block, results: Results) -> str:
         case Table():
             return _html_table(block)
         case Chart():
-            wide, phone = (plots.svg(block.name, results, width) for width in (plots.WIDE, plots.PHONE))
+            wide, phone = (plots.svg(block.name, results, width) for width in (drawing.WIDE, drawing.PHONE))
             drawn = wide.replace("<svg", '<svg class="wide"', 1) + phone.replace("<svg", '<svg class="phone"', 1)
             return f"<figure>\n{drawn}<figcaption>{escape(block.caption)}</figcaption>\n</figure>\n"
         case Fold():

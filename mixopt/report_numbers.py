@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from mixopt.region import AT_BOUND
+
 Results = Mapping[str, Any]
 SHOWN = 25
-AT_BOUND = 0.01  # a proportion within 1 % of its bound counts as stopped by it
 MISSING = "–"
 UNITS = {"bpb": "bits per byte", "loss": "nats per token"}
 
@@ -112,6 +113,23 @@ def shown_domains(results: Results) -> list[Mapping[str, Any]]:
     """The domains with the largest change, in the order of their recommended proportions."""
     changed = sorted(results["domains"], key=lambda d: (-abs(d["recommended"] - d["prior"]), d["name"]))
     return sorted(changed[:SHOWN], key=lambda d: (-d["recommended"], d["name"]))
+
+
+def shown_effects(results: Results) -> dict[str, Mapping[str, Any]]:
+    """The domains whose moves change the objective most, the largest change first."""
+    size = {
+        name: max(abs(change["value"]) for change in ways.values() if change)
+        for name, ways in results["uncertainty"]["effects"].items()
+        if any(ways.values())
+    }
+    order = sorted(size, key=lambda name: (-size[name], name))[:SHOWN]
+    return {name: results["uncertainty"]["effects"][name] for name in order}
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first of some names, and how many more there are."""
+    some = ", ".join(names[:most])
+    return some if len(names) <= most else f"{some} and {len(names) - most} more"
 
 
 def binding(domain: Mapping[str, Any], max_epochs: float | None) -> str:

@@ -1,16 +1,14 @@
-"""What the report says, before any format: sections of sentences, tables and charts.
-
-In a section a `str` is a paragraph and a `tuple` a list of sentences.
-"""
+"""What the report says, before any format: sections of sentences, tables and charts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean, pstdev, quantiles
 from typing import Any
 
+from mixopt import report_uncertainty
+from mixopt.report_blocks import Block, Chart, Fold, Table
 from mixopt.report_numbers import (
     MISSING,
     SHOWN,
@@ -24,6 +22,7 @@ from mixopt.report_numbers import (
     finite,
     flops,
     label,
+    listed,
     number,
     percent,
     places,
@@ -39,40 +38,12 @@ from mixopt.report_numbers import (
 )
 
 
-@dataclass(frozen=True)
-class Table:
-    """Cells as text; `align` has an l or r for each column, `tones` better, worse, bound or nothing for each row."""
-
-    header: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    align: str
-    tones: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A picture by its name in `plots.CHARTS`, and how to read it."""
-
-    name: str
-    caption: str
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Something that opens on demand; a `str` in it is text to copy."""
-
-    summary: str
-    block: str | Table
-
-
-Block = str | tuple[str, ...] | Table | Chart | Fold
-
-
 def sections(results: Results) -> dict[str, list[Block]]:
     """The whole report under its headings, in the order in which a lead reads."""
     return {
         "Recommended proportions": _proportions(results),
         "Gain and regressions": _gain(results),
+        **report_uncertainty.sections(results),
         "Predicted against observed": _fit(results),
         "During training": _trajectories(results),
         "How much the mixture matters": _swarm(results),
@@ -102,7 +73,8 @@ def verdict(results: Results) -> tuple[str, str]:
 def _unvalidated(results: Results) -> str:
     if not finite(results["predicted"]["objective"]):
         return "Neither validated nor predicted: no run has compared the recommendation with the prior."
-    return f"Not validated against the prior: the law alone predicts an objective of {_prediction(results)}."
+    said = f"Not validated against the prior: the law alone predicts an objective of {_prediction(results)}."
+    return " ".join([said, *report_uncertainty.bare_gain(results)])
 
 
 def highlights(results: Results) -> list[tuple[str, str, str]]:
@@ -112,6 +84,8 @@ def highlights(results: Results) -> list[tuple[str, str, str]]:
         (name, points(d["recommended"] - d["prior"]), f"{d['name']}, to {percent(d['recommended'])}")
         for name, d in (("Largest increase", moved[-1]), ("Largest decrease", moved[0]))
     ]
+    if gain := report_uncertainty.tile(results):
+        tiles = [gain, tiles[0]]
     if results["fit"]:
         spearman = number(results["fit"]["mean_loss"]["spearman"], 3)
         tiles.append(("Law, out of fold", spearman, "Spearman of the objective"))
@@ -124,25 +98,32 @@ def highlights(results: Results) -> list[tuple[str, str, str]]:
 def _proportions(results: Results) -> list[Block]:
     cap, shown, every = results["target"]["max_epochs"], shown_domains(results), results["domains"]
     bound = {d["name"]: binding(d, cap) for d in every}
-    rows = [(d["name"], *_move(d["prior"], d["recommended"]), f"{d['epochs']:.2f}", bound[d["name"]]) for d in shown]
+    ends = report_uncertainty.proportion_ends(results)
+    rows = [_row(d, ends, f"{d['epochs']:.2f}", bound[d["name"]]) for d in shown]
     if left := [d for d in every if d not in shown]:
-        together = _move(*(sum(d[key] for d in left) for key in ("prior", "recommended")))
-        rows.append((f"{plural(len(left), 'domain')} not shown", *together, "", ""))
+        together = {key: sum(d[key] for d in left) for key in ("prior", "recommended")}
+        name = f"{plural(len(left), 'domain')} not shown"
+        rows.append(_row({"name": name, **together}, ends and {name: ""}, "", ""))
     epochs = f"Epochs, at most {cap:g}" if finite(cap) else "Epochs"
-    header = ("Domain", "Prior, share of tokens", "Recommended, share of tokens", "Change", epochs, "Stopped by")
+    sure = (f"{100 * results['uncertainty']['level']:g} % interval",) if ends else ()
+    header = ("Domain", "Prior, share of tokens", "Recommended, share of tokens", *sure, "Change", epochs, "Stopped by")
     exact = json.dumps({d["name"]: d["recommended"] for d in every}, indent=2, ensure_ascii=False)
     caption = "Left: proportions. Right: how often the real run reads each domain; hollow is the prior."
+    caption += " Lines on the bars: 90 % intervals of the recommendation." if ends else ""
     return [
         _bound_sentence(bound, cap, len(left)),
-        Table(header, rows, "lrrrrl", ["bound" if row[-1] else "" for row in rows]),
+        Table(header, rows, "l" + "r" * (len(header) - 2) + "l", ["bound" if row[-1] else "" for row in rows]),
         Chart("proportions", caption),
         Fold("All domains with supply and bounds", _every_domain(every)),
         Fold("Recommended proportions, exact", exact),
     ]
 
 
-def _move(prior: float, recommended: float) -> tuple[str, str, str]:
-    return percent(prior), percent(recommended), points(recommended - prior)
+def _row(domain: Mapping[str, Any], ends: Mapping[str, str], epochs: str, bound: str) -> tuple[str, ...]:
+    """A line of the table of proportions; with an interval where there are any."""
+    name, prior, recommended = (domain[key] for key in ("name", "prior", "recommended"))
+    sure = (ends[name],) if ends else ()
+    return name, percent(prior), percent(recommended), *sure, points(recommended - prior), epochs, bound
 
 
 def _bound_sentence(bound: Mapping[str, str], cap: float | None, left: int) -> str:
@@ -152,17 +133,12 @@ def _bound_sentence(bound: Mapping[str, str], cap: float | None, left: int) -> s
     if left:
         said.append(f"The {SHOWN} domains with the largest change are shown; {left} are left out.")
     if capped:
-        said.append(f"The cap of {cap:g} epochs stops {_listed(capped)}: more text there would change the answer.")
+        said.append(f"The cap of {cap:g} epochs stops {listed(capped)}: more text there would change the answer.")
     if other:
-        said.append(f"Your own bounds stop {_listed(other)}.")
+        said.append(f"Your own bounds stop {listed(other)}.")
     if not capped and not other:
         said.append("No cap or bound stops any domain.")
     return " ".join(said)
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    some = ", ".join(names[:most])
-    return some if len(names) <= most else f"{some} and {len(names) - most} more"
 
 
 def _every_domain(domains: Sequence[Mapping[str, Any]]) -> Table:
@@ -188,13 +164,13 @@ def _gain(results: Results) -> list[Block]:
     trained = f"Each arm was trained from {plural(v['seeds'], 'seed')}, size {v['size']}, {scaled(v['tokens'])} tokens."
     against = {arm: Change(arm, **d["objective"]).tone for arm, d in v["differences"].items()}
     if winners := [arm for arm, tone in against.items() if tone == "worse"]:
-        trained += f" Better than the recommendation, beyond the noise: {_listed(winners)}."
+        trained += f" Better than the recommendation, beyond the noise: {listed(winners)}."
     blocks: list[Block] = [trained, _arms(results, against)]
     if not found:
         return blocks
     better, worse = ([c.label for c in found if c.tone == tone] for tone in ("better", "worse"))
     said = f"Against the prior {len(better)} of {plural(len(found), 'held-out metric')} improve beyond the noise"
-    said += f"; worse: {_listed(worse)}." if worse else " and none gets worse beyond the noise."
+    said += f"; worse: {listed(worse)}." if worse else " and none gets worse beyond the noise."
     if len(found) > SHOWN:
         said += f" The {SHOWN} largest changes are drawn; {len(found) - SHOWN} are left out."
     caption = f"Change against the prior with {100 * v['level']:g} % intervals over seeds, in {unit(results)}."

@@ -135,6 +135,8 @@ def conclude(
         },
         "objective": {"weights": dict(study.objective.weights)},
         "predicted": results.predicted(answer),
+        "uncertainty": answer.evidence.get("uncertainty"),
+        **{key: answer.evidence[key] for key in ("floors", "how", "cap_prices") if key in answer.evidence},
         "fit": answer.evidence.get("fit"),
         "validation": None,
         "trajectories": [],
@@ -146,14 +148,15 @@ def conclude(
 
 
 def doubts(answer: Recommendation) -> list[str]:
-    """A sentence where the law, tested out of fold, hardly ranks the runs."""
-    fit = answer.evidence.get("fit")
+    """Sentences where the uncertainty could not be measured, or the law, out of fold, hardly ranks the runs."""
+    fit, missing = answer.evidence.get("fit"), answer.evidence.get("not_measured")
+    notes = [missing] if missing else []
     if fit is None or (fit["mean_loss"]["spearman"] or 0) >= WEAK:
-        return []
+        return notes
     said = (
         f"Out of fold the law hardly ranks the runs (Spearman {fit['mean_loss']['spearman'] or 0:.2f} of the objective)"
     )
-    return [f"{said}: trust the validation, not the law; more or longer proxies would help."]
+    return [*notes, f"{said}: trust the validation, not the law; more or longer proxies would help."]
 
 
 def reduced(runs: Sequence[RunRecord]) -> list[str]:

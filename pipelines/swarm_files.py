@@ -21,13 +21,15 @@ from mixopt.laws import make
 from mixopt.laws.base import ConvexLaw, Law
 from mixopt.mixture import FloatArray
 from mixopt.proposers import minimise, simulate
-from mixopt.recommend import recommend
+from mixopt.recommend import recommend, with_uncertainty
 from mixopt.runs import Objective
 from mixopt.space import MixtureSpace
 from mixopt.tables import Table, metric_name, read_domains, read_swarm
 
 EACH = ("all", "mean")
 UNEVEN = 100.0
+CANDIDATES, KEPT = 100_000, 128  # where a law is simulated
+COARSE = 2_500  # and for each of the plausible laws
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,16 @@ def propose(request: Request, target: Target) -> dict[str, Any]:
     X_RD = _columns(table.X_RD, table.names, space.names, "domain")
     law = make(request.law, quality.own_domains(space.names, objective.metrics)).fit(X_RD, Y_RM)
     p_D = optimum(law, objective, space, target)
-    best = recommend(space.names, objective, X_RD, Y_RM, law, p_D)
+    best = with_uncertainty(
+        recommend(space.names, objective, X_RD, Y_RM, law, p_D),
+        space,
+        objective,
+        (X_RD, Y_RM),
+        law,
+        lambda other: optimum(other, objective, space, target, candidates=COARSE),
+        np.random.default_rng([target.seed, 1]),
+    )
+    missing = best.evidence.get("not_measured")
     return {
         "mixture": dict(best.mixture),
         "predicted": {
@@ -106,7 +117,8 @@ def propose(request: Request, target: Target) -> dict[str, Any]:
         "epochs": space.epochs(best.mixture),
         "kl_to_prior": finite(best.mixture.kl(space.prior_mixture)),
         "distance_to_nearest_run": float(np.abs(X_RD - p_D).sum(1).min()),
-        "notes": [*table.notes, *beyond(best.predicted, objective, Y_RM)],
+        "uncertainty": best.evidence.get("uncertainty"),
+        "notes": [*table.notes, *beyond(best.predicted, objective, Y_RM), *([missing] if missing else [])],
     }
 
 
@@ -145,12 +157,15 @@ def unexplored(table: Table) -> list[str]:
     return [f"{said} Merge domains that always move together, or add runs that move them apart."]
 
 
-def optimum(law: Law, objective: Objective, space: MixtureSpace, target: Target) -> FloatArray:
+def optimum(
+    law: Law, objective: Objective, space: MixtureSpace, target: Target, candidates: int = CANDIDATES
+) -> FloatArray:
     """The mixture [D] with the lowest predicted objective, plus the pull to the prior for convex laws."""
     if isinstance(law, ConvexLaw):
         return minimise(law.curve(objective.weights_M), space, target.kl)
     rng = np.random.default_rng(target.seed)
-    return simulate(lambda X_ND: law.predict(X_ND) @ objective.weights_M, space, rng)
+    keep = max(1, candidates * KEPT // CANDIDATES)
+    return simulate(lambda X_ND: law.predict(X_ND) @ objective.weights_M, space, rng, candidates, keep)
 
 
 def read(request: Request) -> tuple[Table, Objective, FloatArray]:

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mixopt import uncertainty
+
 
 class Terminal:
     """Writes to standard output, or to standard error where standard output belongs to a machine."""
@@ -37,19 +39,23 @@ class Terminal:
 
     def results(self, results: Mapping[str, Any], directory: Path) -> None:
         """A finished search: the mixture, the verdict, where to read on."""
+        title, ends = _intervals(results.get("uncertainty"))
         rows = [
             [
                 row["name"],
                 f"{row['prior']:.4f}",
                 f"{row['recommended']:.4f}",
+                *ends.get(row["name"], ()),
                 f"{row['epochs']:.2f}",
                 f"{row['upper']:.4f}",
             ]
             for row in results["domains"]
         ]
-        self.table(["domain", "prior", "recommended", "epochs", "most allowed"], rows)
+        self.table(["domain", "prior", "recommended", *title, "epochs", "most allowed"], rows)
         cost, validation = results["cost"], results["validation"]
         alone = "Not validated (validate.seeds is 0): this is a law's word only."
+        if known := results.get("uncertainty"):
+            alone = f"{alone} {uncertainty.verdict(known['gain'], 'of the objective')}"
         made = f"{cost['proxies_trained']} runs trained, {cost['proxies_reused']} found in the store, {cost['seconds']:.0f} s."
         self.lines([validation["verdict"] if validation else alone, made, f"Report: {directory / 'report.html'}"])
 
@@ -99,9 +105,15 @@ class Terminal:
 
     def proposal(self, found: Mapping[str, Any]) -> None:
         """A proposed mixture with its prediction."""
-        rows = [[name, f"{w:.4f}", f"{found['epochs'][name]:.2f}"] for name, w in found["mixture"].items()]
-        self.table(["domain", "proportion", "epochs"], rows)
+        known = found["uncertainty"]
+        title, ends = _intervals(known)
+        rows = [
+            [name, f"{w:.4f}", *ends.get(name, ()), f"{found['epochs'][name]:.2f}"]
+            for name, w in found["mixture"].items()
+        ]
+        self.table(["domain", "proportion", *title, "epochs"], rows)
         self.prediction(found)
+        self.lines([uncertainty.verdict(known["gain"], "of the objective")] if known else [])
 
     def prediction(self, found: Mapping[str, Any]) -> None:
         """A law's values at one mixture."""
@@ -160,6 +172,15 @@ class Terminal:
         self.table(["learning rate", *seeds, "objective"], rows)
         kept = f"{found['reason']}; without it {found['derived_learning_rate']:.3g} would be derived."
         self.lines([_made(found), f"Kept in {found['file']}", *found["notes"], kept])
+
+
+def _intervals(known: Mapping[str, Any] | None) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+    """The header and the cells of proportions' intervals; nothing where they are not known."""
+    if not known:
+        return [], {}
+    ends: dict[str, tuple[str, ...]]
+    ends = {name: (f"{low:.4f} to {high:.4f}",) for name, (low, high) in known["proportions"].items()}
+    return [f"{100 * known['level']:g} % interval"], ends
 
 
 def _setting(whose: str, side: Mapping[str, Any]) -> str:

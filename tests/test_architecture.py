@@ -15,7 +15,7 @@ PACKAGES = ("mixopt", "proxies", "pipelines")
 MAY_IMPORT = {"mixopt": set(), "proxies": {"mixopt"}, "pipelines": {"mixopt", "proxies"}}
 HOMES = {
     "lightgbm": ["mixopt/laws/lightgbm.py"],
-    "matplotlib": ["mixopt/plots.py"],
+    "matplotlib": ["mixopt/drawing.py", "mixopt/plots.py"],
     "pandas": ["mixopt/tables.py"],
     "pydantic": ["mixopt/job.py"],
     "ruamel": ["mixopt/yaml_text.py"],
@@ -30,12 +30,16 @@ HOMES = {
 }
 # each line of mixopt/ imports only from the lines below it (docs/decisions.md says where this order comes from)
 ORDER = [
-    ["report", "report_text", "report_numbers", "plots", "results"],
+    ["report"],
+    ["report_text"],
+    ["report_uncertainty", "plots"],
+    ["drawing"],
+    ["report_numbers", "report_blocks", "results"],
     ["search", "store", "job"],
     ["backends", "methods", "validate", "handoff", "tables"],
     ["recommend"],
-    ["scale_laws"],
-    ["designs", "laws", "planner", "proposers", "quality", "ranks", "rates"],
+    ["scale_laws", "uncertainty", "plausible"],
+    ["designs", "laws", "planner", "proposers", "quality", "ranks", "rates", "region"],
     ["study"],
     ["runs", "data", "progress", "yaml_text"],
     ["policy"],

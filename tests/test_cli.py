@@ -124,11 +124,18 @@ def test_results_can_be_fitted_proposed_and_predicted(mixopt: Run, searched: Pat
     assert (fit["law"], fit["runs"]) == ("loglinear", 12)
     (tmp_path / "domains.csv").write_text("domain,tokens\nalpha,100\nno,100\ngamma,100\n")
     target = ("--domains", tmp_path / "domains.csv", "--target-tokens", "6_00", "--max-epochs", 3)
-    code, found, _ = mixopt("propose", *swarm, "--target", "mean", "--law", "loglinear", *target)
+    code, found, said = mixopt("propose", *swarm, "--target", "mean", "--law", "loglinear", *target)
     assert code == 0
+    assert "90 % interval" in said
+    assert "of the objective against the prior" in said
     assert sum(found["mixture"].values()) == pytest.approx(1)
     assert max(found["epochs"].values()) <= 3 + 1e-6
     assert 1 <= found["effective_domains"] <= 3
+    known = found["uncertainty"]
+    assert set(known["proportions"]) == set(known["region"]["ranges"]) == set(found["mixture"])
+    assert known["gain"]["low"] <= known["gain"]["high"]
+    for name, (low, high) in known["region"]["ranges"].items():
+        assert low - 1e-9 <= found["mixture"][name] <= high + 1e-9
     (tmp_path / "m.json").write_text(json.dumps(found["mixture"]))
     code, predicted, _ = mixopt("predict", *swarm, "--law", "loglinear", "--mixture", tmp_path / "m.json")
     assert code == 0

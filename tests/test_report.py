@@ -14,10 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixopt import plots, report, validate
+from mixopt import drawing, plots, report, uncertainty, validate
+from mixopt.domains import Domain
 from mixopt.errors import DataError
+from mixopt.laws.loglinear import LogLinear
+from mixopt.proposers import minimise
 from mixopt.report_numbers import binding, duration, flops, number, percent, places, points, scaled, share, signed
-from mixopt.report_text import sections, verdict
+from mixopt.report_text import highlights, sections, verdict
+from mixopt.runs import Objective
+from mixopt.space import MixtureSpace
 from mixopt.validate import Interval
 
 NAMES = ("web", "code", "papers", "forums", "books", "math")
@@ -240,8 +245,49 @@ def _baseline() -> dict[str, Any]:
     return _null(**parts, target={"tokens": 10**11, "max_epochs": None})
 
 
+SURE = ("How sure the answer is", "What if a domain moved", "What the limits cost")
+
+
+def uncertain(domains: int = 6) -> dict[str, Any]:
+    """A document of which the uncertainty was measured, over laws around one that is known."""
+    body, rng = document(domains), np.random.default_rng(7)
+    space = MixtureSpace(tuple(Domain(d["name"], d["tokens"]) for d in body["domains"]), body["target"]["tokens"], 4.0)
+    objective = Objective(body["objective"]["weights"])
+    slopes_MD = rng.normal(0, 0.25, (domains, domains))
+    slopes_MD[range(domains), [space.names.index(m.partition("/")[2]) for m in objective.metrics]] -= 1
+
+    def law(t_MD: np.ndarray) -> LogLinear:
+        made = LogLinear()
+        made.single_, made.log_c_, made.t_ = False, np.full(domains, np.log(0.5)), t_MD - 1
+        return made
+
+    def optimum(law: LogLinear) -> np.ndarray:
+        return minimise(law.curve(objective.weights_M), space, 0.01)
+
+    fitted, others = law(slopes_MD), [law(slopes_MD + rng.normal(0, 0.05, slopes_MD.shape)) for _ in range(24)]
+    answer = uncertainty.Answer.of(space, objective, fitted, optimum(fitted), others, optimum)
+    for d in body["domains"]:
+        d["recommended"] = float(answer.p_D[space.names.index(d["name"])])
+        d["epochs"] = d["recommended"] * body["target"]["tokens"] / d["tokens"]
+    noise = {"objective": 0.004, "metrics": dict.fromkeys(objective.metrics, 0.01), "source": "law", "runs": 64}
+    body["uncertainty"] = {"source": "bootstrap", "noise": noise, **uncertainty.measure(answer, rng)}
+    body["floors"] = [
+        {"metric": "bpb/code", "limit": 0.95, "predicted": 0.95, "price": 0.2},
+        {"metric": "bpb/web", "limit": 0.99, "predicted": 0.91, "price": 0.0},
+    ]
+    body["cap_prices"] = {"code": 0.12, "web": 0.0}
+    return json.loads(json.dumps(body, allow_nan=False))
+
+
+def titles(name: str) -> tuple[str, ...]:
+    return (*TITLES[:2], *SURE, *TITLES[2:]) if name.startswith("uncertain") else TITLES
+
+
 DOCUMENTS = {
     "six": document,
+    "uncertain": uncertain,
+    "uncertain, not validated": lambda: {**uncertain(), "validation": None, "trajectories": []},
+    "uncertain, forty": lambda: uncertain(40),
     "thirty": lambda: document(30, gain=0.012, seed=3),
     "two": lambda: document(2, gain=-0.03),
     "noise": lambda: document(gain=0.0005, seed=5),
@@ -296,7 +342,7 @@ class _Page(HTMLParser):
 def test_page_is_whole_and_needs_no_network(pages: dict[str, str], name: str) -> None:
     page = _Page(pages[name])
     assert not page.open
-    assert tuple(page.headings) == TITLES
+    assert tuple(page.headings) == titles(name)
     assert len(page.ids) == len(set(page.ids))
     assert all(load.startswith("#") and load[1:] in page.ids for load in page.loads)
     assert not re.search(r"@import|<script|<link|<iframe|url\((?!#)", pages[name])
@@ -308,7 +354,7 @@ def test_page_is_whole_and_needs_no_network(pages: dict[str, str], name: str) ->
 def test_markdown_has_the_same_words(pages: dict[str, str], name: str) -> None:
     body = DOCUMENTS[name]()
     text = report.markdown(body)
-    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == list(TITLES)
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == list(titles(name))
     assert verdict(body)[1] in text
     assert verdict(body)[1] in unescape(pages[name])
     widths = [row.count(" |") for row in text.splitlines() if row.startswith(("| ", "| :--"))]
@@ -353,6 +399,48 @@ def test_verdict(name: str, tone: str, start: str) -> None:
     assert said.count(".") >= 1 and said.endswith(".")
 
 
+def test_uncertainty_is_shown_as_it_was_measured(pages: dict[str, str]) -> None:
+    body, page = uncertain(), unescape(pages["uncertain"])
+    known = body["uncertainty"]
+    proportions = page[page.index("Recommended proportions") : page.index("<figure>")]
+    sure = page[page.index("<h2>How sure") : page.index("<h2>What if")]
+    for d in body["domains"]:
+        low, high = known["proportions"][d["name"]]
+        ends = f'<td class="r">{100 * low:.1f} to {100 * high:.1f} %</td>'
+        assert f'<td class="r">{100 * d["recommended"]:.1f} %</td>{ends}' in proportions
+        reached = "{:.1f} to {:.1f} %".format(*(100 * x for x in known["region"]["ranges"][d["name"]]))
+        simplest = f"{100 * known['region']['simplest']['mixture'][d['name']]:.1f} %"
+        chance = f"{100 * known['caps'][d['name']]:.0f} %"
+        assert "".join(f'<td class="r">{cell}</td>' for cell in (reached, simplest, chance)) in sure
+    gain = known["gain"]
+    assert f"a gain of {gain['value']:.4f} bits per byte against the prior (90 % interval {gain['low']:+.4f}" in sure
+    assert highlights(body)[0][:2] == ("Predicted gain", f"{gain['value']:+.4f}")
+    assert "No mixture was run twice" not in sure  # validation's seeds say how noisy runs are
+    assert "No mixture was run twice" in pages["uncertain, not validated"]
+    moves = sum(change is not None for ways in known["effects"].values() for change in ways.values())
+    assert f"Of {moves} moves that the bounds allow" in page
+    assert "Loosening the floor on code by 0.01 would gain 0.0020 bits per byte." in page
+    assert "The floor on web costs nothing." in page
+    assert "One more percentage point of code would gain 0.0012 bits per byte." in page
+    assert "point of web" not in page
+
+
+def test_the_laws_word_stands_where_nothing_was_validated() -> None:
+    body = DOCUMENTS["uncertain, not validated"]()
+    assert "The law predicts a gain of 0.0" in verdict(body)[1]
+    body["uncertainty"]["gain"] |= {"low": -0.01}
+    assert "The predicted gain is inside the noise: +0.0" in verdict(body)[1]
+    assert verdict(body)[1] in report.markdown(body)
+
+
+def test_moves_without_room_are_left_out() -> None:
+    body = uncertain()
+    for ways in body["uncertainty"]["effects"].values():
+        ways["up"] = ways["down"] = None
+    assert "What if a domain moved" not in sections(body)
+    assert "How sure the answer is" in report.html(body)
+
+
 def test_regressions_are_named_and_red(pages: dict[str, str]) -> None:
     page = pages["two"]
     assert "worse: code, web" in page
@@ -360,7 +448,7 @@ def test_regressions_are_named_and_red(pages: dict[str, str]) -> None:
     winners = [arm for arm, d in differences.items() if d["objective"]["high"] < 0]
     assert "prior" in winners
     assert f"Better than the recommendation, beyond the noise: {', '.join(winners)}." in page
-    assert page.count(f"var(--worse, {plots.LIGHT['worse']})") >= 2
+    assert page.count(f"var(--worse, {drawing.LIGHT['worse']})") >= 2
     assert '<tr class="worse">' in page
 
 
@@ -423,7 +511,7 @@ def test_a_picture_stands_alone() -> None:
     picture = plots.svg("swarm", document())
     assert picture.startswith('<svg xmlns="http://www.w3.org/2000/svg" width="760"')
     assert picture.rstrip().endswith("</svg>")
-    assert set(plots.LIGHT) == set(plots.DARK)
+    assert set(drawing.LIGHT) == set(drawing.DARK)
     colours = set(re.findall(r"(?:fill|stroke): ([^;\"]+)", picture))
     assert all(colour == "none" or colour.startswith("var(--") for colour in colours)
 

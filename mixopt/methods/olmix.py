@@ -17,9 +17,11 @@ import numpy as np
 from mixopt import laws
 from mixopt.designs import mixtures
 from mixopt.errors import JobError
+from mixopt.laws.base import ConvexLaw
+from mixopt.mixture import FloatArray
 from mixopt.proposers import minimise
 from mixopt.quality import own_domains
-from mixopt.recommend import recommend
+from mixopt.recommend import recommend, with_uncertainty
 from mixopt.runs import RunSpec
 from mixopt.study import Recommendation, Study
 
@@ -48,5 +50,9 @@ class Olmix:
         X_RD, Y_RM = study.table()
         own = own_domains(study.space.names, study.objective.metrics)
         law = laws.make_convex(self.law, own).fit(X_RD, Y_RM)
-        p_D = minimise(law.curve(study.objective.weights_M), study.space, self.kl)
-        return recommend(study.space.names, study.objective, X_RD, Y_RM, law, p_D)
+
+        def optimum(law: ConvexLaw) -> FloatArray:
+            return minimise(law.curve(study.objective.weights_M), study.space, self.kl)
+
+        best = recommend(study.space.names, study.objective, X_RD, Y_RM, law, optimum(law))
+        return with_uncertainty(best, study.space, study.objective, (X_RD, Y_RM), law, optimum, rng)

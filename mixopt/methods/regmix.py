@@ -10,6 +10,7 @@ Source: Liu et al. 2024, arXiv:2407.01492, and its reference code; docs/differen
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,11 +19,15 @@ import numpy as np
 from mixopt import laws
 from mixopt.designs import mixtures
 from mixopt.errors import JobError
+from mixopt.laws.base import Law
+from mixopt.mixture import FloatArray
 from mixopt.proposers import simulate
 from mixopt.quality import own_domains
-from mixopt.recommend import recommend
+from mixopt.recommend import recommend, with_uncertainty
 from mixopt.runs import RunSpec
 from mixopt.study import Recommendation, Study
+
+COARSE = 40
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,21 @@ class RegMix:
         X_RD, Y_RM = study.table()
         own = own_domains(study.space.names, study.objective.metrics)
         law = laws.make(self.law, own).fit(X_RD, Y_RM)
-        weights_M = study.objective.weights_M
-        p_D = simulate(lambda X_ND: law.predict(X_ND) @ weights_M, study.space, rng, self.candidates, self.keep)
-        return recommend(study.space.names, study.objective, X_RD, Y_RM, law, p_D)
+        p_D = self._search(study, law, rng, 1)
+        best = recommend(study.space.names, study.objective, X_RD, Y_RM, law, p_D)
+        again = rng.spawn(1)[0]  # the same candidates for every plausible law
+        return with_uncertainty(
+            best,
+            study.space,
+            study.objective,
+            (X_RD, Y_RM),
+            law,
+            lambda other: self._search(study, other, copy.deepcopy(again), COARSE),
+            rng,
+        )
+
+    def _search(self, study: Study, law: Law, rng: np.random.Generator, part: int) -> FloatArray:
+        """Step 4 with one in `part` of the candidates, of which the same fraction is kept."""
+        weights_M, keep = study.objective.weights_M, max(1, self.keep // part)
+        candidates = max(keep, self.candidates // part)
+        return simulate(lambda X_ND: law.predict(X_ND) @ weights_M, study.space, rng, candidates, keep)
