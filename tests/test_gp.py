@@ -10,7 +10,8 @@ from mixopt.laws import make
 from mixopt.laws.auto import _weights
 from mixopt.laws.effdata import EffData
 from mixopt.laws.gp import GP
-from mixopt.laws.marginal import Inputs, evidence, minimise
+from mixopt.laws.lbfgs import minimise
+from mixopt.laws.marginal import Inputs, evidence
 from mixopt.mixture import FloatArray
 
 NAMES = ["gp", "auto"]

@@ -1,6 +1,6 @@
 """Gaussian process over logarithms of proportions, alone or on what another law leaves over.
 
-    y_m = mean_m(p) + g_m(z),  g_m ~ GP(0, s^2 Matern-5/2 + a^2 linear + 1),  z_j = log(p_j + eps_j) standardised
+    y_m = mean_m(p) + g_m(z),  g_m ~ GP(0, s^2 / (1 + d^2 / 2) + a^2 linear + 1),  z_j = log(p_j + eps_j) standardised
     noise variance of a run = n^2 + b^2 h^2,    h = near / (near + its proportion of the metric's own domain)
 
 Each domain has its own length l_j and its own eps_j; both kernels measure in z / l. Noise grows where the own domain
@@ -32,7 +32,9 @@ from numpy.typing import NDArray
 
 from mixopt.errors import SwarmError
 from mixopt.laws.base import Law, OwnLaw, answer, check_runs, sorted_by_value
-from mixopt.laws.marginal import Inputs, Told, evidence, minimise
+from mixopt.laws.lbfgs import minimise
+from mixopt.laws.marginal import Inputs, evidence, noise
+from mixopt.laws.told import Told
 from mixopt.mixture import FloatArray
 
 EPS, NEAR, OWN_LENGTH = 1e-3, 0.01, 1.5
@@ -99,6 +101,22 @@ class GP:
         P_NM += self._mean(self.mean_, X_ND, P_NM)
         return answer(self.single_, P_NM, self.scale_ * self.factor_ * std_NM if return_std else None)
 
+    def gradient(self, X_ND: FloatArray) -> FloatArray:
+        """Derivatives [N, M, D] of the metrics by each proportion."""
+        X_ND = np.asarray(X_ND, dtype=float)
+        slopes_NMD = np.empty((len(X_ND), len(self.told_), X_ND.shape[1]))
+        for m, told in enumerate(self.told_):
+            slopes_NMD[:, m, self.columns_] = self.scale_[m] * told.slopes(self.inputs_, X_ND[:, self.columns_])
+        return slopes_NMD if self.mean_ is None else slopes_NMD + self.mean_.gradient(X_ND)
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[Law]:
+        """Copies with functions drawn from the posterior, widened as deviations are; the mean stays as it is."""
+        laws: list[Law] = []
+        for _ in range(count):
+            laws.append(law := copy.copy(self))
+            law.told_ = [told.drawn(rng, factor) for told, factor in zip(self.told_, self.factor_, strict=True)]
+        return laws
+
     def _checked_own(self, domains: int, metrics: int) -> list[int | None]:
         own: list[int | None] = list(self.own) if self.own is not None else [None] * metrics
         if len(own) != metrics or not all(j is None or 0 <= j < domains for j in own):
@@ -162,7 +180,8 @@ class GP:
         for m, about in enumerate(told):
             for start in range(0, len(X_ND), BLOCK):
                 X_BD, at = X_ND[start : start + BLOCK], slice(start, start + BLOCK)
-                z_NM[at, m], std_NM[at, m] = about.say(self.inputs_, X_BD, self._near(X_BD, m), return_std)
+                z_NM[at, m], left_B = about.say(self.inputs_, X_BD, return_std)
+                std_NM[at, m] = np.sqrt(left_B + noise(self._near(X_BD, m), about.theta_P))
         return z_NM, std_NM
 
     def _left_out(self, given_RD: FloatArray, Y_RM: FloatArray) -> tuple[FloatArray, FloatArray]:
