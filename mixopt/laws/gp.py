@@ -31,7 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixopt.errors import SwarmError
-from mixopt.laws.base import Law, OwnLaw, answer, check_runs, sorted_by_value
+from mixopt.laws.base import Law, OwnLaw, SmoothLaw, answer, check_runs, sorted_by_value
+from mixopt.laws.intervals import widening
 from mixopt.laws.lbfgs import minimise
 from mixopt.laws.marginal import Inputs, evidence, noise
 from mixopt.laws.told import Told
@@ -40,8 +41,8 @@ from mixopt.mixture import FloatArray
 EPS, NEAR, OWN_LENGTH = 1e-3, 0.01, 1.5
 ALONE, AFTER_MEAN = (1.0, 1.0, 0.05, 0.05), (1.0, 0.4, 0.3, 0.5)
 """Centres of s, a, n, b, in standard deviations of what is learned; the logarithm of each has a prior of width 1."""
-COARSE, FINE_ITERATIONS, BLOCK = 256, 8, 128
-FOLDS, LEVEL, NORMAL, SMALLEST_FACTOR = 5, 0.9, 1.6448536269514722, 0.1
+COARSE, FINE_ITERATIONS, BLOCK = 256, 8, 256
+FOLDS = 5
 
 
 @dataclass
@@ -50,10 +51,10 @@ class GP:
 
     `mean` is a law whose residuals are learned, None for a constant; `own` the index of each metric's own domain.
     Learned: theta_ [M, P], own_ [M], factor_ [M], centre_ [M], scale_ [M], mean_, out_of_fold_ (what was
-    said of each run without it: metrics [R, M] and deviations [R, M]).
+    said of each run without it: metrics [R, M] and deviations [R, M]) and mean_out_of_fold_ (by the mean alone).
     """
 
-    mean: Law | None = None
+    mean: SmoothLaw | None = None
     own: Sequence[int | None] | None = None
     iterations: int = 25
 
@@ -87,10 +88,11 @@ class GP:
         self.own_ = np.array([k if j is None else place_D[j] for k, j in zip(likely_M, own, strict=True)], dtype=int)
         self.theta_ = self._climb(X_RD, y_MR)
         self.told_ = self._told(X_RD, y_MR)
-        P_RM, std_RM = self._left_out(given_RD, Y_RM)
+        (P_RM, std_RM), by_mean = self._left_out(given_RD, Y_RM)
         self.factor_ = widening((Y_RM - P_RM) / std_RM)
         back_R = np.argsort(rows_R)
         self.out_of_fold_ = P_RM[back_R], self.factor_ * std_RM[back_R]
+        self.mean_out_of_fold_ = by_mean[0][back_R], by_mean[1][back_R]
         return self
 
     def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
@@ -123,7 +125,7 @@ class GP:
             raise SwarmError(f"GP: own must be a domain or None for each of {metrics} metrics (got {own}).")
         return own
 
-    def _fitted_mean(self, X_RD: FloatArray, Y_RM: FloatArray) -> Law | None:
+    def _fitted_mean(self, X_RD: FloatArray, Y_RM: FloatArray) -> SmoothLaw | None:
         """A copy of the law of the mean that knows these runs, and what is known of own domains."""
         law = copy.deepcopy(self.mean)
         if isinstance(law, OwnLaw) and self.own is not None:
@@ -184,22 +186,17 @@ class GP:
                 std_NM[at, m] = np.sqrt(left_B + noise(self._near(X_BD, m), about.theta_P))
         return z_NM, std_NM
 
-    def _left_out(self, given_RD: FloatArray, Y_RM: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """What is said [R, M] of each run without it, in FOLDS parts: metrics and deviations before the factor."""
-        fold_R, (P_RM, std_RM) = np.arange(len(Y_RM)) % FOLDS, np.empty((2, *Y_RM.shape))
+    def _left_out(self, given_RD: FloatArray, Y_RM: FloatArray) -> FloatArray:
+        """What is said of each run without it, in FOLDS parts: [2, 2, R, M], all and by the mean; metrics, deviations."""
+        fold_R, said_22RM = np.arange(len(Y_RM)) % FOLDS, np.zeros((2, 2, *Y_RM.shape))
         for fold in range(FOLDS):
-            kept_R = fold_R != fold
-            kept_RD, new_RD = given_RD[kept_R], given_RD[~kept_R]
-            mean = self._fitted_mean(kept_RD, Y_RM[kept_R])
-            left_RM = Y_RM[kept_R] - self._mean(mean, kept_RD, Y_RM[kept_R])
-            told = self._told(kept_RD[:, self.columns_], self._standardised(left_RM))
-            z_NM, std_NM = self._say(told, new_RD[:, self.columns_], True)
-            P_RM[~kept_R] = self.centre_ + self.scale_ * z_NM + self._mean(mean, new_RD, z_NM)
-            std_RM[~kept_R] = self.scale_ * std_NM
-        return P_RM, std_RM
-
-
-def widening(off_RM: FloatArray) -> FloatArray:
-    """The factor [M] on standard deviations that puts LEVEL of these residuals, in deviations, within 1.645 of them."""
-    rank = min(len(off_RM), math.ceil(LEVEL * (len(off_RM) + 1)))
-    return np.maximum(np.sort(np.abs(off_RM), axis=0)[rank - 1] / NORMAL, SMALLEST_FACTOR)
+            kept_R, new_R = fold_R != fold, fold_R == fold
+            mean, left_RM = self._fitted_mean(given_RD[kept_R], Y_RM[kept_R]), Y_RM[kept_R]
+            if mean is not None:
+                left_RM = left_RM - mean.predict(given_RD[kept_R])
+                said_22RM[1][:, new_R] = mean.predict(given_RD[new_R], return_std=True)
+            told = self._told(given_RD[kept_R][:, self.columns_], self._standardised(left_RM))
+            z_NM, std_NM = self._say(told, given_RD[new_R][:, self.columns_], True)
+            said_22RM[0][:, new_R] = self.centre_ + self.scale_ * z_NM, self.scale_ * std_NM
+        said_22RM[0, 0] += said_22RM[1, 0]
+        return said_22RM

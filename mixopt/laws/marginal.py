@@ -63,10 +63,10 @@ def near(u_ND: FloatArray, u_RD: FloatArray) -> FloatArray:
 
 
 def covariance(near_NR: FloatArray, u_ND: FloatArray, u_RD: FloatArray, theta_P: FloatArray) -> FloatArray:
-    """Without noise [N, R]."""
-    s2, a2 = np.exp(2 * theta_P[-4:-2])
-    all_NR = u_ND @ (a2 * u_RD).T
-    all_NR += s2 * near_NR
+    """Without noise [N, R], in the precision of the arguments."""
+    s2, a2 = np.exp(2 * theta_P[-4:-2]).astype(near_NR.dtype)
+    all_NR = s2 * near_NR
+    all_NR += u_ND @ (a2 * u_RD).T
     all_NR += 1
     return all_NR
 

@@ -28,7 +28,7 @@ from scipy.linalg import lapack
 from mixopt.laws.marginal import Inputs, covariance, near, noise
 from mixopt.mixture import FloatArray
 
-WAVES, COLUMNS, SINGLE = 1000, 128, 1e-4
+WAVES, COLUMNS, SINGLE = 1000, 128, 3e-5
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,7 @@ class Waves:
 
     def scaled(self, factor: float) -> Waves:
         """The same, `factor` times as high."""
-        return replace(
-            self, height_F=factor * self.height_F, slope_D=factor * self.slope_D, level=factor * self.level
-        )
+        return replace(self, height_F=factor * self.height_F, slope_D=factor * self.slope_D, level=factor * self.level)
 
     def values(self, u_ND: FloatArray) -> FloatArray:
         """Values [N]."""
@@ -105,7 +103,7 @@ class Told:
             mean_N += self.waves.values(u_ND)
         if not return_std:
             return mean_N, np.zeros(len(X_ND))
-        k_NR = covariance(near_NR, u_ND, self.u_RD, self.theta_P).astype(self.inverse_RR.dtype)
+        k_NR = covariance(*(a.astype(self.inverse_RR.dtype) for a in (near_NR, u_ND, self.u_RD)), self.theta_P)
         left_N = s2 + a2 * np.square(u_ND).sum(axis=1) + 1
         for start in range(0, len(self.weight_R), COLUMNS):
             rows, columns = slice(start + COLUMNS), slice(start, start + COLUMNS)
