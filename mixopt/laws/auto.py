@@ -1,11 +1,12 @@
 """Three laws in one: effective data, a Gaussian process, and one on what effective data leave over.
 
-    f_m(p) = sum_k w_mk f_mk(p),    w_m = argmin_{w >= 0, sum w = 1} sum_r (sum_k w_k e_rmk)^2 + ridge * mean_k e_k^2 |w|^2
+    f_m(p) = sum_k w_mk f_mk(p)
+    w_m = argmin_{w >= 0, sum w = 1} sum_r huber(sum_k w_k e_rmk) + ridge |w|^2 sum_rk e_rmk^2 / K
     variance = sum_k w_k (variance_k + (f_mk - f_m)^2),  times one squared factor for each metric
 
 e_rmk is what law k is wrong by on run r when it has not seen it, in a few parts; the ridge draws to equal weights where
 the laws are equally good. The factor is the one with which 90 % of the stack's own e lie within 1.645 deviations. Only
-the runs decide. The processes keep the parameters of their kernels in the parts; all else is learned anew.
+the runs decide.
 
 Shapes: R runs, N candidates, D domains, M metrics, K laws.
 
@@ -29,7 +30,7 @@ from mixopt.laws.gp import GP
 from mixopt.laws.intervals import widening
 from mixopt.mixture import FloatArray
 
-STIFF = 1e3
+STIFF, REWEIGHTED, FAR = 1e3, 10, 1.5
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Auto:
     """
 
     own: Sequence[int | None] | None = None
-    ridge: float = 0.05
+    ridge: float = 0.2
 
     def min_runs(self, domains: int) -> int:
         """As many as the neediest of the three."""
@@ -57,16 +58,20 @@ class Auto:
         self.drawn_from_: Auto | None = None
         self.laws_ = [after.mean_, alone, after]
         left_out = [after.mean_out_of_fold_, alone.out_of_fold_, after.out_of_fold_]
-        P_KRM, std_KRM = np.array([P_RM for P_RM, _ in left_out]), np.array([std_RM for _, std_RM in left_out])
+        P_KRM, std_KRM = np.array(left_out).transpose(1, 0, 2, 3)
         self.weights_ = np.array([_weights(e_RK, self.ridge) for e_RK in (P_KRM - Y_RM).transpose(2, 1, 0)])
-        P_RM, std_RM = self._stacked(P_KRM, std_KRM)
+        P_RM, std_RM = self._stacked(list(P_KRM), list(std_KRM))
         self.factor_ = widening((Y_RM - P_RM) / std_RM)
         return self
 
     def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
         """Metrics [N] or [N, M], as in `fit`; with `return_std` also the deviations of a new run's."""
-        P_NM = sum(w_M * law.predict(X_ND) for w_M, law in zip(self.weights_.T, self.laws_, strict=True))
-        return answer(self.single_, P_NM, (self.drawn_from_ or self)._std(X_ND) if return_std else None)
+        if not return_std:
+            return answer(self.single_, self._mixed([law.predict(X_ND) for law in self.laws_]))
+        law = self.drawn_from_ or self
+        said = [own.predict(X_ND, return_std=True) for own in law.laws_]
+        P_NM, std_NM = law._stacked([P for P, _ in said], [std for _, std in said])
+        return answer(self.single_, P_NM if law is self else self.predict(X_ND), law.factor_ * std_NM)
 
     def gradient(self, X_ND: FloatArray) -> FloatArray:
         """Derivatives [N, M, D] of the metrics by each proportion."""
@@ -87,20 +92,29 @@ class Auto:
             law.weights_, law.drawn_from_ = np.hstack([stays_MK, moves_MK]), self
         return laws
 
-    def _std(self, X_ND: FloatArray) -> FloatArray:
-        """Deviations [N, M] of new runs."""
-        said = [law.predict(X_ND, return_std=True) for law in self.laws_]
-        return self.factor_ * self._stacked(np.array([P for P, _ in said]), np.array([std for _, std in said]))[1]
+    def _mixed(self, P_KNM: Sequence[FloatArray]) -> FloatArray:
+        """The weighted mean [N, M]."""
+        return np.sum([w_M * P_NM for w_M, P_NM in zip(self.weights_.T, P_KNM, strict=True)], axis=0)
 
-    def _stacked(self, P_KNM: FloatArray, std_KNM: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The weighted mean [N, M] and the deviation of the weighted mixture of normals, before the factor."""
-        P_NM = np.einsum("mk,knm->nm", self.weights_, P_KNM)
-        return P_NM, np.sqrt(np.einsum("mk,knm->nm", self.weights_, std_KNM**2 + (P_KNM - P_NM) ** 2))
+    def _stacked(self, P_KNM: Sequence[FloatArray], std_KNM: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray]:
+        """That and the deviation of the weighted mixture of normals, before the factor."""
+        P_NM = self._mixed(P_KNM)
+        return P_NM, np.sqrt(self._mixed([std**2 + (own - P_NM) ** 2 for own, std in zip(P_KNM, std_KNM, strict=True)]))
 
 
 def _weights(e_RK: FloatArray, ridge: float) -> FloatArray:
-    """The best weights [K] for one metric, by non-negative least squares with one stiff row for their sum."""
-    laws, size = e_RK.shape[1], max(float(np.square(e_RK).sum(axis=0).mean()), np.finfo(float).tiny)
-    rows = np.vstack([e_RK / np.sqrt(size), np.sqrt(ridge) * np.eye(laws), np.full((1, laws), STIFF)])
-    w_K = nnls(rows, np.r_[np.zeros(len(rows) - 1), STIFF])[0]
-    return w_K / w_K.sum()
+    """The best weights [K] for one metric, by non-negative least squares with one stiff row for their sum.
+
+    Runs on which the last weights are far off count less (Huber's loss around the median error).
+    """
+    laws = e_RK.shape[1]
+    w_K, count_R1 = np.full(laws, 1 / laws), np.ones((len(e_RK), 1))
+    for _ in range(REWEIGHTED):
+        size = max(float((count_R1 * e_RK**2).sum()) / laws, np.finfo(float).tiny)
+        rows = [np.sqrt(count_R1 / size) * e_RK, np.sqrt(ridge) * np.eye(laws), np.full((1, laws), STIFF)]
+        w_K = nnls(np.vstack(rows), np.r_[np.zeros(len(e_RK) + laws), STIFF])[0]
+        w_K /= w_K.sum()
+        error_R1 = np.abs(e_RK @ w_K)[:, None]
+        usual = FAR * np.median(error_R1)
+        count_R1 = usual / np.maximum(error_R1, usual) if usual > 0 else count_R1
+    return w_K

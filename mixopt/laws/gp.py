@@ -9,8 +9,8 @@ domain that is, it is the one whose z goes with the metric most.
 
 log l, eps, s, a, n and b maximise the marginal likelihood times log-normal priors, whose centres depend on the number
 of domains alone; beyond COARSE runs on a part of the runs first. Deviations are those of a new run, noise included,
-times one factor for each metric, with which 90 % of the residuals of FOLDS-fold cross-validation, the mean refitted
-and theta kept, lie within 1.645 of them.
+times one factor for each metric, with which 90 % of the residuals of FOLDS-fold cross-validation lie within 1.645 of
+them. All is learned anew in each part, but beyond COARSE runs theta is kept: it hardly depends on the part then.
 
 Shapes: R runs, N candidates, D domains, M metrics, P = 2 D + 4 parameters of one metric.
 
@@ -87,7 +87,7 @@ class GP:
         place_D = np.argsort(self.columns_)
         self.own_ = np.array([k if j is None else place_D[j] for k, j in zip(likely_M, own, strict=True)], dtype=int)
         self.theta_ = self._climb(X_RD, y_MR)
-        self.told_ = self._told(X_RD, y_MR)
+        self.told_ = self._told(X_RD, y_MR, self.theta_)
         (P_RM, std_RM), by_mean = self._left_out(given_RD, Y_RM)
         self.factor_ = widening((Y_RM - P_RM) / std_RM)
         back_R = np.argsort(rows_R)
@@ -169,11 +169,11 @@ class GP:
 
         return minimise(cost, v_MP, iterations)
 
-    def _told(self, X_RD: FloatArray, y_MR: FloatArray) -> list[Told]:
+    def _told(self, X_RD: FloatArray, y_MR: FloatArray, theta_MP: FloatArray) -> list[Told]:
         """What these runs say, by metric."""
         return [
             Told.of(self.inputs_, X_RD, self._near(X_RD, m), y_R, theta_P)
-            for m, (y_R, theta_P) in enumerate(zip(y_MR, self.theta_, strict=True))
+            for m, (y_R, theta_P) in enumerate(zip(y_MR, theta_MP, strict=True))
         ]
 
     def _say(self, told: list[Told], X_ND: FloatArray, return_std: bool) -> tuple[FloatArray, FloatArray]:
@@ -195,7 +195,8 @@ class GP:
             if mean is not None:
                 left_RM = left_RM - mean.predict(given_RD[kept_R])
                 said_22RM[1][:, new_R] = mean.predict(given_RD[new_R], return_std=True)
-            told = self._told(given_RD[kept_R][:, self.columns_], self._standardised(left_RM))
+            X_RD, y_MR = given_RD[kept_R][:, self.columns_], self._standardised(left_RM)
+            told = self._told(X_RD, y_MR, self._climb(X_RD, y_MR) if len(Y_RM) <= COARSE else self.theta_)
             z_NM, std_NM = self._say(told, given_RD[new_R][:, self.columns_], True)
             said_22RM[0][:, new_R] = self.centre_ + self.scale_ * z_NM, self.scale_ * std_NM
         said_22RM[0, 0] += said_22RM[1, 0]

@@ -7,8 +7,6 @@ Source: Lei et al. 2018, "Distribution-free predictive inference for regression"
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from mixopt.mixture import FloatArray
@@ -17,6 +15,9 @@ LEVEL, NORMAL, SMALLEST_FACTOR = 0.9, 1.6448536269514722, 0.1
 
 
 def widening(off_RM: FloatArray) -> FloatArray:
-    """The factor [M] on standard deviations that puts LEVEL of these residuals, in deviations, within 1.645 of them."""
-    rank = min(len(off_RM), math.ceil(LEVEL * (len(off_RM) + 1)))
-    return np.maximum(np.sort(np.abs(off_RM), axis=0)[rank - 1] / NORMAL, SMALLEST_FACTOR)
+    """The factor [M] on standard deviations that puts LEVEL of new residuals within 1.645 of them.
+
+    From residuals in deviations: of R of them, a new one exceeds the k-th with probability 1 - k / (R + 1).
+    """
+    found_M = np.quantile(np.abs(off_RM), LEVEL, axis=0, method="weibull")
+    return np.maximum(found_M / NORMAL, SMALLEST_FACTOR)

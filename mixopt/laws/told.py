@@ -28,7 +28,8 @@ from scipy.linalg import lapack
 from mixopt.laws.marginal import Inputs, covariance, near, noise
 from mixopt.mixture import FloatArray
 
-WAVES, COLUMNS, SINGLE = 1000, 128, 3e-5
+WAVES, COLUMNS = 1000, 128
+MANY, SINGLE = 256, 1e-4
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ class Waves:
 class Told:
     """What the runs say about one metric: u [R, D], noise [R], factor L [R, R], its inverse turned, K^-1 y [R].
 
-    `waves` is the draw from the prior in one that was drawn. The inverse is in single precision where noise is far above what
-    that loses.
+    `waves` is the draw from the prior in one that was drawn. The inverse is in single precision where that is worth its while and
+    noise is far above what it loses.
     """
 
     theta_P: FloatArray
@@ -89,7 +90,7 @@ class Told:
         K_RR = covariance(near(u_RD, u_RD), u_RD, u_RD, theta_P)
         K_RR.flat[:: len(y_R) + 1] += noise_R
         factor_RR = np.asfortranarray(np.linalg.cholesky(K_RR))
-        precision = np.float32 if noise_R.min() > SINGLE else np.float64
+        precision = np.float32 if len(y_R) >= MANY and noise_R.min() > SINGLE else np.float64
         inverse_RR = np.ascontiguousarray(lapack.dtrtri(factor_RR, lower=1)[0].T, dtype=precision)
         return cls(theta_P, u_RD, noise_R, factor_RR, inverse_RR, lapack.dpotrs(factor_RR, y_R, lower=1)[0])
 

@@ -13,7 +13,7 @@ import pytest
 
 from mixopt.errors import JobError, SwarmError
 from mixopt.laws import LAWS, convex, make, make_convex, summary
-from mixopt.laws.base import Law
+from mixopt.laws.base import ConvexLaw, Law, PosteriorLaw, SmoothLaw
 from mixopt.mixture import FloatArray
 from mixopt.quality import spearman
 
@@ -81,6 +81,8 @@ ROWS = {
     "sparse_quadratic": Row(pairs, 0.98),
 }
 CONVEX = [name for name in LAWS if convex(name)]
+SMOOTH = [name for name in LAWS if isinstance(make(name), SmoothLaw)]
+POSTERIOR = [name for name in LAWS if isinstance(make(name), PosteriorLaw)]
 
 
 def swarm(name: str, runs: int = RUNS, seed: int = 0) -> tuple[FloatArray, FloatArray]:
@@ -248,6 +250,35 @@ def test_curve_is_the_weighted_mean_with_its_derivatives(name: str) -> None:
         assert gradient_D[j] == pytest.approx((up[0] - down[0]) / (2 * step), abs=1e-7)
         np.testing.assert_allclose(hessian_DD[j], (up[1] - down[1]) / (2 * step), atol=1e-6)
     assert np.linalg.eigvalsh(hessian_DD).min() >= -1e-12
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_gradient_is_that_of_the_predictions(name: str) -> None:
+    law = make(name).fit(*swarm(name))
+    assert isinstance(law, SmoothLaw)
+    X_ND, step = np.random.default_rng(5).dirichlet(np.full(DOMAINS, 4.0), 6), 1e-5
+    assert (gradient_NMD := law.gradient(X_ND)).shape == (6, METRICS, DOMAINS)
+    for j, e_D in enumerate(step * np.eye(DOMAINS)):
+        slope_NM = (law.predict(X_ND + e_D) - law.predict(X_ND - e_D)) / (2 * step)
+        np.testing.assert_allclose(gradient_NMD[:, :, j], slope_NM, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", POSTERIOR)
+def test_draws_are_laws_around_their_own(name: str) -> None:
+    """60 draws: means within half a deviation of the law's own, none wider than the deviation of a new run."""
+    law = make(name).fit(*swarm(name))
+    assert isinstance(law, PosteriorLaw)
+    new_ND = swarm(name, 8, seed=1)[0]
+    P_NM, std_NM = law.predict(new_ND, return_std=True)
+    draws = law.draw(np.random.default_rng(0), 60)
+    drawn_KNM = np.array([drawn.predict(new_ND) for drawn in draws])
+    assert (np.abs(drawn_KNM.mean(axis=0) - P_NM) < 0.5 * std_NM).all()
+    assert (drawn_KNM.std(axis=0) < 1.1 * std_NM).all()
+    assert (drawn_KNM.std(axis=0) > 0.05 * std_NM).all()
+    np.testing.assert_array_equal(law.draw(np.random.default_rng(0), 1)[0].predict(new_ND), drawn_KNM[0])
+    np.testing.assert_array_equal(law.predict(new_ND), P_NM)
+    for kind in (SmoothLaw, ConvexLaw):
+        assert isinstance(draws[0], kind) == isinstance(law, kind)
 
 
 def test_few_runs_give_trees_more_than_a_constant() -> None:
