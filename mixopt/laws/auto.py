@@ -1,7 +1,7 @@
 """Three laws in one: effective data, a Gaussian process, and one on what effective data leave over.
 
     f_m(p) = sum_k w_mk f_mk(p)
-    w_m = argmin_{w >= 0, sum w = 1} sum_r huber(sum_k w_k e_rmk) + ridge |w|^2 sum_rk e_rmk^2 / K
+    w_m = argmin_{w >= 0, sum w = 1} sum_r huber(sum_k w_k e_rmk) + ridge |w|^2 min_k sum_r e_rmk^2
     variance = sum_k w_k (variance_k + (f_mk - f_m)^2),  times one squared factor for each metric
 
 e_rmk is what law k is wrong by on run r when it has not seen it, in a few parts; the ridge draws to equal weights where
@@ -56,7 +56,7 @@ class Auto:
         X_RD, Y_RM = X_RD[rows_R], Y_RM[rows_R]
         alone, after = GP(own=self.own).fit(X_RD, Y_RM), GP(mean=EffData(), own=self.own).fit(X_RD, Y_RM)
         self.drawn_from_: Auto | None = None
-        self.laws_ = [after.mean_, alone, after]
+        self.laws_: list[Any] = [after.mean_, alone, after]
         left_out = [after.mean_out_of_fold_, alone.out_of_fold_, after.out_of_fold_]
         P_KRM, std_KRM = np.array(left_out).transpose(1, 0, 2, 3)
         self.weights_ = np.array([_weights(e_RK, self.ridge) for e_RK in (P_KRM - Y_RM).transpose(2, 1, 0)])
@@ -110,7 +110,7 @@ def _weights(e_RK: FloatArray, ridge: float) -> FloatArray:
     laws = e_RK.shape[1]
     w_K, count_R1 = np.full(laws, 1 / laws), np.ones((len(e_RK), 1))
     for _ in range(REWEIGHTED):
-        size = max(float((count_R1 * e_RK**2).sum()) / laws, np.finfo(float).tiny)
+        size = max(float((count_R1 * e_RK**2).sum(axis=0).min()), np.finfo(float).tiny)
         rows = [np.sqrt(count_R1 / size) * e_RK, np.sqrt(ridge) * np.eye(laws), np.full((1, laws), STIFF)]
         w_K = nnls(np.vstack(rows), np.r_[np.zeros(len(e_RK) + laws), STIFF])[0]
         w_K /= w_K.sum()

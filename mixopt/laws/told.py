@@ -71,8 +71,8 @@ class Waves:
 class Told:
     """What the runs say about one metric: u [R, D], noise [R], factor L [R, R], its inverse turned, K^-1 y [R].
 
-    `waves` is the draw from the prior in one that was drawn. The inverse is in single precision where that is worth its while and
-    noise is far above what it loses.
+    `waves` is the draw from the prior in one that was drawn. The inverse is in single precision where there are many
+    runs and their noise is far above what that loses.
     """
 
     theta_P: FloatArray
@@ -90,8 +90,8 @@ class Told:
         K_RR = covariance(near(u_RD, u_RD), u_RD, u_RD, theta_P)
         K_RR.flat[:: len(y_R) + 1] += noise_R
         factor_RR = np.asfortranarray(np.linalg.cholesky(K_RR))
-        precision = np.float32 if len(y_R) >= MANY and noise_R.min() > SINGLE else np.float64
-        inverse_RR = np.ascontiguousarray(lapack.dtrtri(factor_RR, lower=1)[0].T, dtype=precision)
+        precision: type[np.floating] = np.float32 if len(y_R) >= MANY and noise_R.min() > SINGLE else np.float64
+        inverse_RR = np.ascontiguousarray(lapack.dtrtri(factor_RR, lower=1)[0].T).astype(precision)
         return cls(theta_P, u_RD, noise_R, factor_RR, inverse_RR, lapack.dpotrs(factor_RR, y_R, lower=1)[0])
 
     def say(self, inputs: Inputs, X_ND: FloatArray, return_std: bool) -> tuple[FloatArray, FloatArray]:
@@ -104,7 +104,8 @@ class Told:
             mean_N += self.waves.values(u_ND)
         if not return_std:
             return mean_N, np.zeros(len(X_ND))
-        k_NR = covariance(*(a.astype(self.inverse_RR.dtype) for a in (near_NR, u_ND, self.u_RD)), self.theta_P)
+        near_NR, u_RD = near_NR.astype(self.inverse_RR.dtype), self.u_RD.astype(self.inverse_RR.dtype)
+        k_NR = covariance(near_NR, u_ND.astype(self.inverse_RR.dtype), u_RD, self.theta_P)
         left_N = s2 + a2 * np.square(u_ND).sum(axis=1) + 1
         for start in range(0, len(self.weight_R), COLUMNS):
             rows, columns = slice(start + COLUMNS), slice(start, start + COLUMNS)
