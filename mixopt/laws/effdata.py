@@ -28,8 +28,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from mixopt.errors import SwarmError
-from mixopt.laws.base import Curve, Laplace, Law, answer, check_runs, sorted_by_value
+from mixopt.laws.base import Curve, Laplace, Law, answer, check_own, check_runs, sorted_by_value
 from mixopt.laws.effective import jacobian, parts, placed, prior, step, values
 from mixopt.laws.intervals import widening
 from mixopt.mixture import FloatArray
@@ -62,9 +61,7 @@ class EffData:
         self.single_ = np.ndim(Y) == 1
         X_RD, Y_RM = check_runs(self, X_RD, Y)
         domains, metrics = X_RD.shape[1], Y_RM.shape[1]
-        own = list(self.own) if self.own is not None else [None] * metrics
-        if len(own) != metrics or not all(j is None or 0 <= j < domains for j in own):
-            raise SwarmError(f"EffData: own must be a domain or None for each of {metrics} metrics (got {own}).")
+        own = check_own(self, domains, metrics)
         columns_D, rows_R = sorted_by_value(X_RD, Y_RM)
         place_D = np.argsort(columns_D)
         X_RD, Y_RM = X_RD[rows_R][:, columns_D], Y_RM[rows_R]

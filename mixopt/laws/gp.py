@@ -30,8 +30,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mixopt.errors import SwarmError
-from mixopt.laws.base import Law, OwnLaw, SmoothLaw, answer, check_runs, sorted_by_value
+from mixopt.laws.base import Law, OwnLaw, SmoothLaw, answer, check_own, check_runs, sorted_by_value
 from mixopt.laws.intervals import widening
 from mixopt.laws.lbfgs import minimise
 from mixopt.laws.marginal import Inputs, evidence, noise
@@ -73,7 +72,7 @@ class GP:
         self.columns_, rows_R = sorted_by_value(X_RD, Y_RM)
         given_RD, Y_RM = X_RD[rows_R], Y_RM[rows_R]
         X_RD = given_RD[:, self.columns_]
-        own = self._checked_own(X_RD.shape[1], Y_RM.shape[1])
+        own = check_own(self, X_RD.shape[1], Y_RM.shape[1])
         self.mean_ = self._fitted_mean(given_RD, Y_RM)
         left_RM = Y_RM - self._mean(self.mean_, given_RD, Y_RM)
         self.centre_ = left_RM.mean(axis=0)
@@ -118,12 +117,6 @@ class GP:
             laws.append(law := copy.copy(self))
             law.told_ = [told.drawn(rng, factor) for told, factor in zip(self.told_, self.factor_, strict=True)]
         return laws
-
-    def _checked_own(self, domains: int, metrics: int) -> list[int | None]:
-        own: list[int | None] = list(self.own) if self.own is not None else [None] * metrics
-        if len(own) != metrics or not all(j is None or 0 <= j < domains for j in own):
-            raise SwarmError(f"GP: own must be a domain or None for each of {metrics} metrics (got {own}).")
-        return own
 
     def _fitted_mean(self, X_RD: FloatArray, Y_RM: FloatArray) -> SmoothLaw | None:
         """A copy of the law of the mean that knows these runs, and what is known of own domains."""
