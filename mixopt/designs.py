@@ -22,7 +22,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from mixopt.errors import JobError, did_you_mean
-from mixopt.laws import effdata
+from mixopt.laws import effective
 from mixopt.mixture import FloatArray
 from mixopt.space import SLACK, MixtureSpace
 from mixopt.study import Study
@@ -227,12 +227,12 @@ def effective_data(w_ND: FloatArray) -> FloatArray:
     is such that its standard deviation over the candidates is 1.
     """
     domains = w_ND.shape[1]
-    kinds = [*effdata.HEAD, *(kind for kind in effdata.EACH for _ in range(domains))]
+    kinds = [*effective.HEAD, *(kind for kind in effective.EACH for _ in range(domains))]
     centre_P, width_P = np.array(kinds).T
     centre_P[0] = centre_P[1] = 0
-    above_N = effdata.jacobian(centre_P[None], w_ND)[0, :, 0]  # by log A: A s^-alpha itself
+    above_N = effective.jacobian(centre_P[None], w_ND)[0, :, 0]  # by log A: A s^-alpha itself
     centre_P[0] -= math.log(max(float(above_N.std()), SAME))
-    J_NP = effdata.jacobian(centre_P[None], w_ND)[0] * width_P
+    J_NP = effective.jacobian(centre_P[None], w_ND)[0] * width_P
     return np.asarray(J_NP @ J_NP.T)
 
 

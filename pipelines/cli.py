@@ -185,14 +185,17 @@ def laws(as_json: Json = False) -> None:
     Example: `mixopt laws`
     """
     from mixopt import laws as known
+    from mixopt import scale_laws
 
     rows = {
-        name: {"summary": known.summary(name), **asdict(known.capabilities(known.make(name)))} for name in known.LAWS
+        name: {"summary": known.summary(name), **asdict(known.capabilities(known.make(name))), "scale_aware": False}
+        for name in known.LAWS
     }
-    shown = ["convex", "smooth", "posterior", "scale_aware", "repetition_aware", "min_runs", "summary"]
-    titles = ["law", "convex", "gradient", "draws", "sizes", "epochs", "runs for 10 domains", "what it is"]
-    words = {True: "yes", False: "no"}
-    table = [[name, *(words.get(row[key], str(row[key])) for key in shown)] for name, row in rows.items()]
+    rows |= {name: {"summary": scale_laws.summary(name), "scale_aware": True} for name in scale_laws.SCALE_LAWS}
+    shown = ["convex", "smooth", "posterior", "scale_aware", "min_runs", "summary"]
+    titles = ["law", "convex", "gradient", "draws", "sizes, tokens, epochs", "runs for 10 domains", "what it is"]
+    words = {True: "yes", False: "no", None: ""}
+    table = [[name, *(words.get(row.get(key), str(row.get(key))) for key in shown)] for name, row in rows.items()]
     Terminal(to_stderr=as_json).table(titles, table)
     end(rows, as_json)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -67,3 +69,23 @@ def test_smoke() -> None:
     assert len(rows) == 9
     stack = next(row for row in rows if "stack of 2 against alone" in row["what"])
     assert stack["ok"]
+
+
+def test_laws_on_a_generated_swarm(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    X_RD = rng.dirichlet(np.ones(3), 40)
+    Y_RM = 2 + (X_RD[:, :2] + 0.05) ** -0.3 + 0.01 * rng.normal(size=(40, 2))
+    for name, columns, table in (("ratios", "abc", X_RD), ("metrics", "ab", Y_RM)):
+        rows = [f"{r}," + ",".join(repr(float(cell)) for cell in table[r]) for r in range(40)]
+        (tmp_path / f"{name}.csv").write_text("\n".join([f"run,{','.join(columns)}", *rows]) + "\n")
+    command = [sys.executable, str(ROOT / "benchmarks" / "laws.py"), "--laws", "effdata,linear", "--quick", "--json"]
+    files = [str(tmp_path / f"{name}.csv") for name in ("ratios", "metrics")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [*command, "--swarm", *files], cwd=ROOT, capture_output=True, text=True, check=False, env=environment
+    )
+    assert ended.returncode == 0, ended.stderr
+    rows = json.loads(ended.stdout.splitlines()[-1])["rows"]
+    check(rows)
+    errors = {row["what"]: row["value"] for row in rows}
+    assert errors["effdata, 30 runs: error"] < 0.5 * errors["linear, 30 runs: error"]

@@ -95,3 +95,20 @@ def test_its_optimum_is_exact() -> None:
     assert best_D == pytest.approx([0.5, 0.5, 0.0], abs=0.03)
     candidates_ND = rng.dirichlet(np.ones(3), 2000)
     assert law.predict(best_D[None])[0] <= law.predict(candidates_ND).min() + 1e-9
+
+
+def test_draws_spread_as_its_deviations_say() -> None:
+    """200 refits around it: deviations within a quarter of the model's part of its own, which is linear, for most."""
+    rng = np.random.default_rng(0)
+    X_RD = rng.dirichlet(np.ones(4), 40)
+    y_R = 1 + (0.01 + np.sqrt(X_RD[:, 0] + 0.001) + 0.3 * np.sqrt(X_RD[:, 1] + 0.001)) ** -0.5
+    law, new_ND = EffData().fit(X_RD, y_R + 0.02 * rng.standard_normal(40)), rng.dirichlet(np.ones(4), 20)
+    mean_N, std_N = law.predict(new_ND, return_std=True)
+    noise = (law.scale_ * law.factor_) ** 2 * law.posterior_.noise_M
+    model_N = np.sqrt(std_N**2 - noise)
+    draws = law.draw(rng, 200)
+    drawn_KN = np.array([drawn.predict(new_ND) for drawn in draws])
+    assert np.median(drawn_KN.std(axis=0) / model_N) == pytest.approx(1, abs=0.25)
+    assert (np.abs(drawn_KN.mean(axis=0) - mean_N) < model_N).all()
+    hessian_DD = draws[0].curve(np.ones(1))(new_ND[0])[2]
+    assert np.linalg.eigvalsh(hessian_DD).min() >= -1e-9 * np.abs(hessian_DD).max()

@@ -98,7 +98,9 @@ def test_a_law_that_knows_its_posterior_is_asked() -> None:
 
 @dataclass
 class Picky(Linear):
-    """A law that refuses runs that are there twice."""
+    """A law without a posterior that refuses runs that are there twice."""
+
+    draw = None
 
     def fit(self, X_RD: FloatArray, Y: FloatArray) -> Any:
         if len(np.unique(X_RD, axis=0)) < len(X_RD):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -37,24 +36,19 @@ LAWS: dict[str, type[Law]] = {
     "sparse_quadratic": SparseQuadratic,
 }
 
-OF_SCALE, OF_REPETITION = ("sizes_R", "tokens_R"), ("epochs_RD",)
-"""What `fit` of a law may be told beside mixtures and metrics: each run's parameters, tokens, epochs of each domain."""
-
 
 @dataclass(frozen=True)
 class Capabilities:
     """What a law offers beside `fit` and `predict`.
 
     `convex`: its objective can be minimised exactly always, sometimes (`exact` finds out after the fit) or never;
-    `smooth`: it has `gradient`; `posterior`: it has `draw`; `scale_aware`, `repetition_aware`: `fit` takes runs of
-    several sizes, and how often each domain was repeated; `min_runs`: the fewest good runs for so many domains.
+    `smooth`: it has `gradient`; `posterior`: it has `draw`; `min_runs`: the fewest good runs for so many domains. Runs
+    are of one size and one number of tokens; laws that know of both, and of repetition, are in `scale_laws`.
     """
 
     convex: Literal["always", "sometimes", "never"]
     smooth: bool
     posterior: bool
-    scale_aware: bool
-    repetition_aware: bool
     min_runs: int
 
 
@@ -82,13 +76,11 @@ def make_convex(name: str, own: Sequence[int | None] | None = None) -> ConvexLaw
 
 def capabilities(law: Law, domains: int = 10) -> Capabilities:
     """What this law offers, read off the methods that it has."""
-    always, told = isinstance(law, ConvexLaw), set(inspect.signature(law.fit).parameters)
+    always = isinstance(law, ConvexLaw)
     return Capabilities(
         convex="always" if always else "sometimes" if isinstance(law, SometimesConvexLaw) else "never",
         smooth=isinstance(law, SmoothLaw),
         posterior=isinstance(law, PosteriorLaw),
-        scale_aware=not told.isdisjoint(OF_SCALE),
-        repetition_aware=not told.isdisjoint(OF_REPETITION),
         min_runs=law.min_runs(domains),
     )
 

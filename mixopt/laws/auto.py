@@ -1,11 +1,12 @@
 """Three laws in one: effective data, a Gaussian process, and one on what effective data leave over.
 
-    f_m(p) = sum_k w_mk f_mk(p),    w_m = argmin_{w >= 0, sum w = 1} sum_r (sum_k w_k e_rmk)^2 + ridge * mean_k e_k^2 |w|^2
+    f_m(p) = sum_k w_mk f_mk(p)
+    w_m = argmin_{w >= 0, sum w = 1} sum_r huber(sum_k w_k e_rmk) + ridge |w|^2 min_k sum_r e_rmk^2
     variance = sum_k w_k (variance_k + (f_mk - f_m)^2),  times one squared factor for each metric
 
-e_rmk is what law k is wrong by on run r when it has not seen it, in five parts; the ridge draws to equal weights where
+e_rmk is what law k is wrong by on run r when it has not seen it, in a few parts; the ridge draws to equal weights where
 the laws are equally good. The factor is the one with which 90 % of the stack's own e lie within 1.645 deviations. Only
-the runs decide. The processes keep the parameters of their kernels in the five parts; all else is learned anew.
+the runs decide.
 
 Shapes: R runs, N candidates, D domains, M metrics, K laws.
 
@@ -15,6 +16,7 @@ Source: stacking: Wolpert 1992, "Stacked generalization", with Breiman's non-neg
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -24,10 +26,11 @@ from scipy.optimize import nnls
 
 from mixopt.laws.base import Law, answer, check_runs, sorted_by_value
 from mixopt.laws.effdata import EffData
-from mixopt.laws.gp import FOLDS, GP, widening
+from mixopt.laws.gp import GP
+from mixopt.laws.intervals import widening
 from mixopt.mixture import FloatArray
 
-STIFF = 1e3
+STIFF, REWEIGHTED, FAR = 1e3, 10, 1.5
 
 
 @dataclass
@@ -39,7 +42,7 @@ class Auto:
     """
 
     own: Sequence[int | None] | None = None
-    ridge: float = 0.05
+    ridge: float = 0.2
 
     def min_runs(self, domains: int) -> int:
         """As many as the neediest of the three."""
@@ -51,42 +54,67 @@ class Auto:
         X_RD, Y_RM = check_runs(self, X_RD, Y)
         rows_R = sorted_by_value(X_RD, Y_RM)[1]
         X_RD, Y_RM = X_RD[rows_R], Y_RM[rows_R]
-        alone, after = GP(own=self.own), GP(mean=EffData(), own=self.own)
-        self.laws_: list[Law] = [EffData(own=self.own).fit(X_RD, Y_RM), alone.fit(X_RD, Y_RM), after.fit(X_RD, Y_RM)]
-        left_out = [self._left_out(X_RD, Y_RM), alone.out_of_fold_, after.out_of_fold_]
-        P_KRM, std_KRM = np.array([P_RM for P_RM, _ in left_out]), np.array([std_RM for _, std_RM in left_out])
+        alone, after = GP(own=self.own).fit(X_RD, Y_RM), GP(mean=EffData(), own=self.own).fit(X_RD, Y_RM)
+        self.drawn_from_: Auto | None = None
+        self.laws_: list[Any] = [after.mean_, alone, after]
+        left_out = [after.mean_out_of_fold_, alone.out_of_fold_, after.out_of_fold_]
+        P_KRM, std_KRM = np.array(left_out).transpose(1, 0, 2, 3)
         self.weights_ = np.array([_weights(e_RK, self.ridge) for e_RK in (P_KRM - Y_RM).transpose(2, 1, 0)])
-        P_RM, std_RM = self._stacked(P_KRM, std_KRM)
+        P_RM, std_RM = self._stacked(list(P_KRM), list(std_KRM))
         self.factor_ = widening((Y_RM - P_RM) / std_RM)
         return self
 
     def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
         """Metrics [N] or [N, M], as in `fit`; with `return_std` also the deviations of a new run's."""
         if not return_std:
-            P_KNM = np.array([law.predict(X_ND) for law in self.laws_])
-            return answer(self.single_, np.einsum("mk,knm->nm", self.weights_, P_KNM))
-        said = [law.predict(X_ND, return_std=True) for law in self.laws_]
-        P_NM, std_NM = self._stacked(np.array([P for P, _ in said]), np.array([std for _, std in said]))
-        return answer(self.single_, P_NM, self.factor_ * std_NM)
+            return answer(self.single_, self._mixed([law.predict(X_ND) for law in self.laws_]))
+        law = self.drawn_from_ or self
+        said = [own.predict(X_ND, return_std=True) for own in law.laws_]
+        P_NM, std_NM = law._stacked([P for P, _ in said], [std for _, std in said])
+        return answer(self.single_, P_NM if law is self else self.predict(X_ND), law.factor_ * std_NM)
 
-    def _stacked(self, P_KNM: FloatArray, std_KNM: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The weighted mean [N, M] and the deviation of the weighted mixture of normals, before the factor."""
-        P_NM = np.einsum("mk,knm->nm", self.weights_, P_KNM)
-        return P_NM, np.sqrt(np.einsum("mk,knm->nm", self.weights_, std_KNM**2 + (P_KNM - P_NM) ** 2))
+    def gradient(self, X_ND: FloatArray) -> FloatArray:
+        """Derivatives [N, M, D] of the metrics by each proportion."""
+        X_ND, slopes = np.asarray(X_ND, dtype=float), zip(self.weights_.T, self.laws_, strict=True)
+        return np.sum([w_M[:, None] * law.gradient(X_ND) for w_M, law in slopes], axis=0)
 
-    def _left_out(self, X_RD: FloatArray, Y_RM: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """What effective data say [R, M] of each run without it."""
-        fold_R, (P_RM, std_RM) = np.arange(len(Y_RM)) % FOLDS, np.empty((2, *Y_RM.shape))
-        for fold in range(FOLDS):
-            new_R = fold_R == fold
-            law = EffData(own=self.own).fit(X_RD[~new_R], Y_RM[~new_R])
-            P_RM[new_R], std_RM[new_R] = law.predict(X_RD[new_R], return_std=True)
-        return P_RM, std_RM
+    def draw(self, rng: np.random.Generator, count: int) -> list[Law]:
+        """Copies that are, metric by metric, a draw of one of the laws picked by weight, widened as deviations are.
+
+        Deviations stay those of this law.
+        """
+        laws: list[Law] = []
+        for _ in range(count):
+            laws.append(law := copy.copy(self))
+            picked_MK = np.array([rng.multinomial(1, w_K) for w_K in self.weights_])
+            stays_MK, moves_MK = (1 - self.factor_[:, None]) * self.weights_, self.factor_[:, None] * picked_MK
+            law.laws_ = [*self.laws_, *(own.draw(rng, 1)[0] for own in self.laws_)]
+            law.weights_, law.drawn_from_ = np.hstack([stays_MK, moves_MK]), self
+        return laws
+
+    def _mixed(self, P_KNM: Sequence[FloatArray]) -> FloatArray:
+        """The weighted mean [N, M]."""
+        return np.sum([w_M * P_NM for w_M, P_NM in zip(self.weights_.T, P_KNM, strict=True)], axis=0)
+
+    def _stacked(self, P_KNM: Sequence[FloatArray], std_KNM: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray]:
+        """That and the deviation of the weighted mixture of normals, before the factor."""
+        P_NM = self._mixed(P_KNM)
+        return P_NM, np.sqrt(self._mixed([std**2 + (own - P_NM) ** 2 for own, std in zip(P_KNM, std_KNM, strict=True)]))
 
 
 def _weights(e_RK: FloatArray, ridge: float) -> FloatArray:
-    """The best weights [K] for one metric, by non-negative least squares with one stiff row for their sum."""
-    laws, size = e_RK.shape[1], max(float(np.square(e_RK).sum(axis=0).mean()), np.finfo(float).tiny)
-    rows = np.vstack([e_RK / np.sqrt(size), np.sqrt(ridge) * np.eye(laws), np.full((1, laws), STIFF)])
-    w_K = nnls(rows, np.r_[np.zeros(len(rows) - 1), STIFF])[0]
-    return w_K / w_K.sum()
+    """The best weights [K] for one metric, by non-negative least squares with one stiff row for their sum.
+
+    Runs on which the last weights are far off count less (Huber's loss around the median error).
+    """
+    laws = e_RK.shape[1]
+    w_K, count_R1 = np.full(laws, 1 / laws), np.ones((len(e_RK), 1))
+    for _ in range(REWEIGHTED):
+        size = max(float((count_R1 * e_RK**2).sum(axis=0).min()), np.finfo(float).tiny)
+        rows = [np.sqrt(count_R1 / size) * e_RK, np.sqrt(ridge) * np.eye(laws), np.full((1, laws), STIFF)]
+        w_K = nnls(np.vstack(rows), np.r_[np.zeros(len(e_RK) + laws), STIFF])[0]
+        w_K /= w_K.sum()
+        error_R1 = np.abs(e_RK @ w_K)[:, None]
+        usual = FAR * np.median(error_R1)
+        count_R1 = usual / np.maximum(error_R1, usual) if usual > 0 else count_R1
+    return w_K

@@ -137,6 +137,15 @@ def sorted_by_value(X_RD: FloatArray, Y_RM: FloatArray) -> tuple[NDArray[np.intp
     return columns_D, np.lexsort(np.hstack([Y_RM, X_RD[:, columns_D]]).T)
 
 
+def check_own(law: OwnLaw, domains: int, metrics: int) -> list[int | None]:
+    """Each metric's own domain, None where it is not known. Raises SwarmError if these are not those of the metrics."""
+    own: list[int | None] = list(law.own) if law.own is not None else [None] * metrics
+    if len(own) != metrics or not all(j is None or 0 <= j < domains for j in own):
+        name = type(law).__name__
+        raise SwarmError(f"{name}: own must be a domain or None for each of {metrics} metrics (got {own}).")
+    return own
+
+
 def check_runs(law: Law, X_RD: FloatArray, Y: FloatArray) -> tuple[FloatArray, FloatArray]:
     """The mixtures [R, D] and the metrics as [R, M], fit to learn from.
 

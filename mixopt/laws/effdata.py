@@ -9,7 +9,7 @@ falls, so f is convex in p. It is finite where p_j = 0 and does not diverge outs
     v = argmin  sum_rm huber((f_m(p_r) - y_rm) / sd_m) / noise^2 + |v|^2 / 2,    theta = centre + width * v
 
 theta are c in units of sd_m, the metric's standard deviation, the logit of gamma, and logarithms of the rest; centres
-and widths are HEAD and EACH, and log w of a metric's own domain, where known, is around 0. All metrics take their
+and widths are in `effective`, and log w of a metric's own domain, where known, is around 0. All metrics take their
 Levenberg-Marquardt steps on the reweighted squares of Huber's loss together: only eps ties them, so that a step is one
 small system for each metric and one for eps.
 
@@ -21,21 +21,20 @@ Source: ours; that other data are worth a power of one's own: "Scaling Laws for 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 
-from mixopt.errors import SwarmError
-from mixopt.laws.base import Curve, Laplace, answer, check_runs, sorted_by_value
+from mixopt.laws.base import Curve, Laplace, Law, answer, check_mixtures, check_own, check_runs, sorted_by_value
+from mixopt.laws.effective import jacobian, parts, placed, prior, step, values
+from mixopt.laws.intervals import widening
 from mixopt.mixture import FloatArray
 
-HEAD = ((0.0, 3.0), (-1.5, 2.0), (float(np.log(1e-3)), 1.5), (-1.75, 0.35))
-"""Centre and width of log A (from the level of the runs), c (from the smallest metric), log e, log alpha."""
-EACH = ((-3.5, 1.5), (0.43, 1.27), (float(np.log(5e-4)), 1.0))
-"""And of log w, logit gamma (as wide at its centre as 0.5 of log gamma), log eps."""
 STEPS, TOLERANCE, LARGEST_DAMPING, FARTHEST = 100, 1e-4, 1e8, 8.0
+BLOCK, SQUARES = 512, 1e6
 
 
 @dataclass
@@ -47,7 +46,7 @@ class EffData:
     """
 
     own: Sequence[int | None] | None = None
-    delta: float = 0.15
+    delta: float = 0.07
     noise: float = 0.1
 
     def min_runs(self, domains: int) -> int:
@@ -62,31 +61,46 @@ class EffData:
         self.single_ = np.ndim(Y) == 1
         X_RD, Y_RM = check_runs(self, X_RD, Y)
         domains, metrics = X_RD.shape[1], Y_RM.shape[1]
-        own = list(self.own) if self.own is not None else [None] * metrics
-        if len(own) != metrics or not all(j is None or 0 <= j < domains for j in own):
-            raise SwarmError(f"EffData: own must be a domain or None for each of {metrics} metrics (got {own}).")
+        own = check_own(self, domains, metrics)
         columns_D, rows_R = sorted_by_value(X_RD, Y_RM)
         place_D = np.argsort(columns_D)
         X_RD, Y_RM = X_RD[rows_R][:, columns_D], Y_RM[rows_R]
         self.centre_ = Y_RM.mean(axis=0)
         self.scale_ = np.maximum(Y_RM.std(axis=0), 1e-6 * np.maximum(np.abs(self.centre_), 1e-6))
         Z_MR = ((Y_RM - self.centre_) / self.scale_).T
-        prior_2MP = _prior(X_RD, Z_MR, [None if j is None else int(place_D[j]) for j in own])
-        theta_MP = self._descend(prior_2MP, X_RD, Z_MR)
-        head = len(HEAD)
-        order_P = np.concatenate([np.arange(head), *(head + k * domains + place_D for k in range(len(EACH)))])
-        self.theta_ = theta_MP[:, order_P]
-        self.posterior_ = self._posterior(prior_2MP[1][:, order_P], X_RD[:, place_D], Z_MR)
+        prior_2MP = prior(X_RD, Z_MR, [None if j is None else int(place_D[j]) for j in own])
+        theta_MP = self._descend(prior_2MP, X_RD, Z_MR, prior_2MP[0])
+        order_P = placed(place_D)
+        self.theta_, self.prior_, self.mixtures_ = theta_MP[:, order_P], prior_2MP[:, :, order_P], X_RD[:, place_D]
+        self.posterior_ = self._posterior(Z_MR)
+        self.factor_ = widening(self._left_out(Z_MR))
         return self
 
     def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
         """Metrics [N] or [N, M], as in `fit`; with `return_std` also those of the Laplace approximation."""
-        X_ND = np.asarray(X_ND)
-        P_NM = self.centre_ + self.scale_ * _values(self.theta_, X_ND).T
-        std_NM = (
-            self.scale_ * self.posterior_.std(lambda X_BD: jacobian(self.theta_, X_BD), X_ND) if return_std else None
-        )
-        return answer(self.single_, P_NM, std_NM)
+        X_ND = check_mixtures(X_ND, self.mixtures_.shape[1])
+        P_NM, std_NM = np.empty((2, len(X_ND), len(self.theta_)))
+        for start in range(0, len(X_ND), BLOCK):
+            X_BD, at = X_ND[start : start + BLOCK], slice(start, start + BLOCK)
+            P_NM[at] = self.centre_ + self.scale_ * values(self.theta_, X_BD).T
+            if return_std:
+                std_NM[at] = self.posterior_.std(lambda X_BD: jacobian(self.theta_, X_BD), X_BD)
+        return answer(self.single_, P_NM, self.scale_ * self.factor_ * std_NM if return_std else None)
+
+    def gradient(self, X_ND: FloatArray) -> FloatArray:
+        """Derivatives [N, M, D] of the metrics by each proportion: -alpha A s^(-alpha - 1) ds/dp."""
+        u_MN, s_MN, worth_MND, log_ND, gamma_MD = parts(self.theta_, np.asarray(X_ND))
+        steep_M = self.scale_ * np.exp(self.theta_[:, 0] + self.theta_[:, 3])
+        by_s_MN = -steep_M[:, None] * u_MN / s_MN
+        return (by_s_MN[:, :, None] * worth_MND * gamma_MD[:, None] * np.exp(-log_ND)).transpose(1, 0, 2)
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[Law]:
+        """Copies whose theta is drawn from the posterior, widened as deviations are: convex and smooth as this one."""
+        laws: list[Law] = []
+        for _ in range(count):
+            laws.append(law := copy.copy(self))
+            law.theta_ = self._drawn(rng)
+        return laws
 
     def curve(self, weights_M: FloatArray) -> Curve:
         """The weighted mean of the metrics, its gradient and Hessian by the derivatives of s."""
@@ -95,7 +109,7 @@ class EffData:
         A_M, alpha_M = scale_M * np.exp(theta_MP[:, 0]), np.exp(theta_MP[:, 3])
 
         def value(p_D: FloatArray) -> tuple[float, FloatArray, FloatArray]:
-            u_M1, s_M1, worth_M1D, log_1D, gamma_MD = _parts(theta_MP, p_D[None])
+            u_M1, s_M1, worth_M1D, log_1D, gamma_MD = parts(theta_MP, p_D[None])
             rise_MD = gamma_MD * worth_M1D[:, 0] * np.exp(-log_1D)
             bend_MD = (gamma_MD - 1) * rise_MD * np.exp(-log_1D)
             first_M = -A_M * alpha_M * u_M1[:, 0] / s_M1[:, 0]
@@ -105,15 +119,15 @@ class EffData:
 
         return value
 
-    def _descend(self, prior_2MP: FloatArray, X_RD: FloatArray, Z_MR: FloatArray) -> FloatArray:
-        """Levenberg-Marquardt from the centre of the prior: theta [M, P]."""
+    def _descend(self, prior_2MP: FloatArray, X_RD: FloatArray, Z_MR: FloatArray, theta_MP: FloatArray) -> FloatArray:
+        """Levenberg-Marquardt from there: theta [M, P]."""
         centre_MP, width_MP = prior_2MP
         own = centre_MP.shape[1] - X_RD.shape[1]
         share_P = np.where(np.arange(centre_MP.shape[1]) < own, 1.0, 1 / len(Z_MR))  # eps is M times in v, once in |v|
-        v_MP, damping, cost = np.zeros_like(centre_MP), 1e-2, np.inf
+        damping, cost, v_MP = 1e-2, np.inf, (theta_MP - centre_MP) / width_MP
         trial_MP = v_MP
         for _ in range(STEPS):
-            error_MR = _values(centre_MP + width_MP * trial_MP, X_RD) - Z_MR
+            error_MR = values(centre_MP + width_MP * trial_MP, X_RD) - Z_MR
             size_MR = np.abs(error_MR)
             huber_MR = np.where(size_MR < self.delta, size_MR**2 / 2, self.delta * (size_MR - self.delta / 2))
             new_cost = float(huber_MR.sum() / self.noise**2 + (share_P * trial_MP**2).sum() / 2)
@@ -128,11 +142,29 @@ class EffData:
                 gram_MPP = weighted_MPR @ J_MRP
             elif (damping := 4 * damping) > LARGEST_DAMPING:
                 break
-            trial_MP = np.clip(v_MP - _step(gram_MPP, slope_MP, own, damping), -FARTHEST, FARTHEST)
+            trial_MP = np.clip(v_MP - step(gram_MPP, slope_MP, own, damping), -FARTHEST, FARTHEST)
         return centre_MP + width_MP * v_MP
 
-    def _posterior(self, width_MP: FloatArray, X_RD: FloatArray, Z_MR: FloatArray) -> Laplace:
+    def _left_out(self, Z_MR: FloatArray) -> FloatArray:
+        """What each run is off [R, M], in deviations, by a fit without it, from its leverage."""
+        lever_MR = np.square(jacobian(self.theta_, self.mixtures_) @ self.posterior_.factor_MPP).sum(axis=2)
+        error_RM = (Z_MR - values(self.theta_, self.mixtures_)).T
+        return error_RM / np.sqrt(self.posterior_.noise_M * np.maximum(1 - lever_MR.T, 0.01))
+
+    def _drawn(self, rng: np.random.Generator) -> FloatArray:
+        """Theta [M, P] of a fit to runs and priors that were drawn around this one's."""
+        domains, (centre_MP, width_MP) = self.mixtures_.shape[1], self.prior_
+        spread_M1 = (self.factor_ * np.sqrt(self.posterior_.noise_M))[:, None]
+        nudge_MP = spread_M1 / self.noise * rng.standard_normal(centre_MP.shape)
+        nudge_MP[:, -domains:] = np.sqrt(np.mean(spread_M1**2)) / self.noise * rng.standard_normal(domains)
+        Z_MR = values(self.theta_, self.mixtures_)
+        Z_MR += spread_M1 * rng.standard_normal(Z_MR.shape)
+        drawn_2MP = np.stack([centre_MP + width_MP * nudge_MP, width_MP])
+        return replace(self, delta=SQUARES)._descend(drawn_2MP, self.mixtures_, Z_MR, self.theta_)
+
+    def _posterior(self, Z_MR: FloatArray) -> Laplace:
         """The Laplace approximation for each metric; what the others say of eps counts as part of its prior."""
+        X_RD, width_MP = self.mixtures_, self.prior_[1]
         J_MRP, domains = jacobian(self.theta_, X_RD), X_RD.shape[1]
         penalty_MPP = np.stack([np.diag(stiff_P) for stiff_P in (self.noise / width_MP) ** 2])
         gram_MPP, own = J_MRP.transpose(0, 2, 1) @ J_MRP, width_MP.shape[1] - domains
@@ -140,61 +172,5 @@ class EffData:
         explained_MSD = np.linalg.solve(gram_MPP[:, :own, :own] + penalty_MPP[:, :own, :own], cross_MSD)
         says_MDD = gram_MPP[:, own:, own:] - cross_MSD.transpose(0, 2, 1) @ explained_MSD
         penalty_MPP[:, own:, own:] += says_MDD.sum(axis=0) - says_MDD
-        error_RM = (Z_MR - _values(self.theta_, X_RD)).T
+        error_RM = (Z_MR - values(self.theta_, X_RD)).T
         return Laplace.of(J_MRP, penalty_MPP, error_RM, np.ones(len(Z_MR)))
-
-
-def _prior(X_RD: FloatArray, Z_MR: FloatArray, own: Sequence[int | None]) -> FloatArray:
-    """Centre and width [2, M, P]."""
-    domains, head = X_RD.shape[1], len(HEAD)
-    kinds = [*HEAD, *(kind for kind in EACH for _ in range(domains))]
-    prior_2MP = np.repeat(np.array(kinds).T[:, None, :], len(Z_MR), axis=1)
-    for m, j in enumerate(own):
-        if j is not None:
-            prior_2MP[0, m, head + j] = 0.0
-    prior_2MP[0, :, 1] += Z_MR.min(axis=1)
-    above_MR, u_MR = Z_MR - prior_2MP[0, :, 1:2], _parts(prior_2MP[0], X_RD)[0]
-    prior_2MP[0, :, 0] += np.log((above_MR * u_MR).sum(axis=1) / (u_MR**2).sum(axis=1))
-    return prior_2MP
-
-
-def _step(gram_MPP: FloatArray, slope_MP: FloatArray, own: int, damping: float) -> FloatArray:
-    """The solution [M, P] of the damped system, whose metrics are tied by the last D = P - S numbers alone."""
-    metrics, domains = len(gram_MPP), gram_MPP.shape[1] - own
-    own_MSS, eps_DD = gram_MPP[:, :own, :own] + np.eye(own), gram_MPP[:, own:, own:].sum(axis=0) + np.eye(domains)
-    own_MSS[:, range(own), range(own)] *= 1 + damping
-    eps_DD[range(domains), range(domains)] *= 1 + damping
-    cross_MSD = gram_MPP[:, :own, own:]
-    solved = np.linalg.solve(own_MSS, np.concatenate([slope_MP[:, :own, None], cross_MSD], axis=2))
-    alone_MS, follow_MSD = solved[:, :, 0], solved[:, :, 1:]
-    cross_SD = cross_MSD.reshape(-1, domains)
-    reduced_DD = eps_DD - cross_SD.T @ follow_MSD.reshape(-1, domains)
-    step_D = np.linalg.solve(reduced_DD, slope_MP[:, own:].sum(axis=0) - cross_SD.T @ alone_MS.ravel())
-    return np.hstack([alone_MS - follow_MSD @ step_D, np.broadcast_to(step_D, (metrics, domains))])
-
-
-def _parts(theta_MP: FloatArray, X_RD: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
-    """s^-alpha [M, R], s [M, R], w (p + eps)^gamma [M, R, D], log(p + eps) [R, D], gamma [M, D]."""
-    log_w_MD, logit_MD, log_eps_MD = np.split(theta_MP[:, len(HEAD) :], len(EACH), axis=1)
-    log_RD, gamma_MD = np.log(X_RD + np.exp(log_eps_MD[0])), 1 / (1 + np.exp(-logit_MD))
-    worth_MRD = np.exp(gamma_MD[:, None] * log_RD) * np.exp(log_w_MD)[:, None]
-    s_MR = np.exp(theta_MP[:, 2:3]) + worth_MRD.sum(axis=2)
-    return np.exp(-np.exp(theta_MP[:, 3:4]) * np.log(s_MR)), s_MR, worth_MRD, log_RD, gamma_MD
-
-
-def _values(theta_MP: FloatArray, X_RD: FloatArray) -> FloatArray:
-    """The metrics [M, R], in standard deviations from their mean."""
-    return theta_MP[:, 1:2] + np.exp(theta_MP[:, :1]) * _parts(theta_MP, X_RD)[0]
-
-
-def jacobian(theta_MP: FloatArray, X_RD: FloatArray) -> FloatArray:
-    """Derivatives [M, R, P] of `_values`, in standard deviations of a metric."""
-    u_MR, s_MR, worth_MRD, log_RD, gamma_MD = _parts(theta_MP, X_RD)
-    above_MR, alpha_M1 = np.exp(theta_MP[:, :1]) * u_MR, np.exp(theta_MP[:, 3:4])
-    by_s_MR = -alpha_M1 * above_MR / s_MR
-    head = [above_MR, np.ones_like(u_MR), by_s_MR * np.exp(theta_MP[:, 2:3]), -alpha_M1 * above_MR * np.log(s_MR)]
-    by_w_MRD = by_s_MR[:, :, None] * worth_MRD
-    by_log_MRD = by_w_MRD * gamma_MD[:, None]
-    by_eps_MRD = by_log_MRD * np.exp(theta_MP[0, -X_RD.shape[1] :] - log_RD)
-    by_gamma_MRD = by_log_MRD * (1 - gamma_MD)[:, None] * log_RD
-    return np.concatenate([np.stack(head, axis=2), by_w_MRD, by_gamma_MRD, by_eps_MRD], axis=2)

@@ -22,7 +22,8 @@ import numpy as np
 
 from mixopt.errors import SwarmError
 from mixopt.laws.base import check_runs
-from mixopt.laws.effdata import EACH, HEAD, EffData
+from mixopt.laws.effdata import EffData
+from mixopt.laws.effective import EACH, HEAD
 from mixopt.laws.shapes import Fitted, Shape, fit_scaled
 from mixopt.mixture import FloatArray
 from mixopt.scale_laws import worth

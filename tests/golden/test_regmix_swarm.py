@@ -104,7 +104,7 @@ def test_the_linear_law_is_the_published_baseline(train: Table, test: Table) -> 
     assert np.mean(list(ranks(test, P_NM).values())) == pytest.approx(83.1, abs=0.3)
 
 
-@pytest.mark.parametrize(("runs", "rank", "error"), [(32, 0.981, 0.0875), (64, 0.987, 0.072), (512, 0.992, 0.0515)])
+@pytest.mark.parametrize(("runs", "rank", "error"), [(32, 0.982, 0.085), (64, 0.988, 0.0695), (512, 0.992, 0.050)])
 def test_the_effective_data_law_needs_the_fewest_runs(
     train: Table, test: Table, runs: int, rank: float, error: float
 ) -> None:
@@ -144,7 +144,7 @@ def test_standard_deviations_cover_the_test_runs(train: Table, test: Table, name
 
 @pytest.mark.parametrize(
     ("name", "runs", "rank", "error"),
-    [("gp", 64, 0.981, 0.089), ("gp", 512, 0.993, 0.0425), ("after", 64, 0.987, 0.070), ("after", 512, 0.994, 0.041)],
+    [("gp", 64, 0.981, 0.089), ("gp", 512, 0.993, 0.043), ("after", 64, 0.988, 0.068), ("after", 512, 0.994, 0.0405)],
 )
 def test_gaussian_processes(train: Table, test: Table, name: str, runs: int, rank: float, error: float) -> None:
     """Means over five subsets (one of all runs); our own figures."""
@@ -176,8 +176,8 @@ def test_the_stack_is_as_good_as_its_best(train: Table, test: Table) -> None:
         rho = np.mean(list(ranks(test, P_NM).values())) / 100
         found.append((rho, error_NM.mean(), (error_NM < 1.645 * std_NM).mean()))
     mean = np.mean(found, axis=0)
-    assert mean[0] > 0.986
-    assert mean[1] < 0.072
+    assert mean[0] > 0.987
+    assert mean[1] < 0.067
     assert 0.86 <= mean[2] <= 0.95
 
 
