@@ -1,0 +1,37 @@
+"""From a law and a space to a mixture: exactly where the law is convex, by descent or simulation where it is not."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mixopt.laws.base import Law, SmoothLaw
+from mixopt.mixture import FloatArray
+from mixopt.proposers.descent import descent
+from mixopt.proposers.exact import curves, exact, minimise
+from mixopt.proposers.proposal import Cap, Floor, Proposal
+from mixopt.proposers.simulation import simulate, simulation
+from mixopt.runs import Objective
+from mixopt.space import MixtureSpace
+
+__all__ = ["Cap", "Floor", "Proposal", "minimise", "propose", "simulate", "simulation"]
+
+
+def propose(
+    law: Law,
+    objective: Objective,
+    space: MixtureSpace,
+    rng: np.random.Generator,
+    kl: float = 0.0,
+    starts_ND: FloatArray | None = None,
+) -> Proposal:
+    """The mixture with the lowest predicted objective plus kl * KL(p || prior) that is allowed and keeps all floors.
+
+    Exact for what is convex, else by descent from several points (`starts_ND` among them) where the law has
+    derivatives, else by simulation. Raises InfeasibleSpace, naming them, for floors that cannot be kept.
+    """
+    convex = curves(law, objective)
+    if convex is not None:
+        return exact(law, objective, convex, space, kl)
+    if isinstance(law, SmoothLaw):
+        return descent(law, objective, space, rng, kl, starts_ND)
+    return simulation(law, objective, space, rng, kl)

@@ -1,0 +1,123 @@
+"""The exact optimum of a convex law under all constraints, with prices.
+
+    min_p  sum_m w_m f_m(p) + kl * KL(p || prior)   over the space,  f_c(p) <= limit_c for each floor
+
+Shapes: D domains, C metrics with a floor.
+
+Source: the objective is Olmix's (arXiv:2602.12237), which hands it to a general solver; floors and prices are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from mixopt.constraints import Prices, Region, below, divergence, total
+from mixopt.errors import InfeasibleSpace
+from mixopt.laws.base import ConvexLaw, Curve, Law
+from mixopt.mixture import FloatArray
+from mixopt.proposers.proposal import TOLERANCE, Guard, Proposal, caps
+from mixopt.runs import Objective
+from mixopt.space import MixtureSpace
+
+STRICT = 1e-7
+NAMED = 1e-4
+
+
+@runtime_checkable
+class SometimesConvexLaw(Law, Protocol):
+    """A law whose objective can be minimised exactly where it happens to be convex."""
+
+    def exact(self, weights_M: FloatArray) -> Curve | None:
+        """The mean of the metrics weighted by [M], or None where it is not convex."""
+
+
+def minimise(curve: Curve, space: MixtureSpace, kl: float = 0.0) -> FloatArray:
+    """The mixture [D] of the space with the smallest curve(p) + kl * KL(p || prior), for a convex curve.
+
+    What is left to gain is at most 1e-9 of the gradient's spread at the start. Domains whose bounds leave no choice
+    keep them; a prior of zero counts as 1e-12. Raises SwarmError for a curve that is not convex or not finite.
+    """
+    return space.region.minimise(_pulled(curve, space, kl))[0]
+
+
+def curves(law: Law, objective: Objective) -> tuple[Curve, list[Curve]] | None:
+    """The objective and its floors as convex curves, or None if the law or these metrics have none."""
+    if isinstance(law, ConvexLaw):
+        read = law.curve
+    elif isinstance(law, SometimesConvexLaw):
+        read = law.exact
+    else:
+        return None
+    unit_MM = np.eye(len(objective.metrics))
+    found = [read(unit_MM[objective.metrics.index(metric)]) for metric in sorted(objective.floors)]
+    whole = read(objective.weights_M)
+    guarded = [curve for curve in found if curve is not None]
+    return (whole, guarded) if whole is not None and len(guarded) == len(found) else None
+
+
+def exact(
+    law: Law, objective: Objective, convex: tuple[Curve, list[Curve]], space: MixtureSpace, kl: float = 0.0
+) -> Proposal:
+    """The optimum for the curves of a law.
+
+    Raises InfeasibleSpace, naming floors that exclude each other and by how much they miss, and SwarmError as
+    `minimise` does.
+    """
+    guard, region = Guard.of(law, objective, space), space.region
+    curve, guarded = convex
+    limited = within(guarded, guard)
+    start_F = inside(region, limited, guard.sizes_C)
+    if start_F is None:
+        raise InfeasibleSpace(_excluded(law, guard, limited, space))
+    p_D, prices = region.minimise(_pulled(curve, space, kl), limited, start_F)
+    P_M = law.predict(p_D[None])[0]
+    return Proposal(
+        p_D,
+        float(objective.weights_M @ P_M),
+        "exact",
+        guard.said(P_M, list(prices.curves_C)),
+        caps(space, p_D, prices),
+    )
+
+
+def within(guarded: Sequence[Curve], guard: Guard) -> list[Curve]:
+    """The floors as curves that must be below zero, loosened by half of their tolerance so that there is room."""
+    loosened_C = guard.limits_C + TOLERANCE / 2 * guard.sizes_C
+    return [below(curve, float(limit)) for curve, limit in zip(guarded, loosened_C, strict=True)]
+
+
+def inside(region: Region, limited: Sequence[Curve], sizes_C: FloatArray) -> FloatArray | None:
+    """Unknowns [F] of a point strictly inside of the region and of these curves; None if there is none."""
+    start_D = region.base_D + region.expand_DF @ region.start_F
+    if all(curve(start_D)[0] < -STRICT * size for curve, size in zip(limited, sizes_C, strict=True)):
+        return region.start_F
+    return region.feasible(limited, sizes_C)[0]
+
+
+def _pulled(curve: Curve, space: MixtureSpace, kl: float) -> Curve:
+    return total(curve, divergence(space.prior_D, kl)) if kl else curve
+
+
+def _excluded(law: Law, guard: Guard, limited: Sequence[Curve], space: MixtureSpace) -> str:
+    """Which floors exclude each other, where the largest relative miss is smallest, and what holds them there."""
+    _, p_D, _, prices = space.region.feasible(limited, guard.sizes_C)
+    P_M = law.predict(p_D[None])[0]
+    named = np.flatnonzero(prices.curves_C * guard.sizes_C > NAMED).tolist()
+    holding = [cap.name for cap in caps(space, p_D, _relevant(prices))]
+    held = f" while {', '.join(holding)} cannot go further" if holding else ""
+    said = "this floor cannot" if len(named) == 1 else "these floors cannot all"
+    return (
+        f"no allowed mixture keeps the floors: {said} be kept{held}: {guard.misses(P_M, named)}. "
+        "Allow a larger fraction in objective.floors, or loosen what holds them."
+    )
+
+
+def _relevant(prices: Prices) -> Prices:
+    """Prices without those that only the barrier put there."""
+    low_D, high_D = (np.where(p_D > NAMED, p_D, 0.0) for p_D in (prices.lower_D, prices.upper_D))
+    rows = {label: price for label, price in prices.rows.items() if price > NAMED}
+    return replace(prices, lower_D=low_D, upper_D=high_D, rows=rows)
