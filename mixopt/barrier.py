@@ -139,9 +139,7 @@ def phase_one(program: Program, elastic: tuple[Convex, ...], sizes_C: FloatArray
         enough=lambda x_F: bool(x_F[-1] < -INSIDE),
     )
     worst = max(curve(found.x_F[:-1])[0] / size for curve, size in zip(elastic, sizes_C, strict=True))
-    return replace(
-        found, x_F=found.x_F[:-1], value=worst, lower_F=found.lower_F[:-1], upper_F=found.upper_F[:-1]
-    )
+    return replace(found, x_F=found.x_F[:-1], value=worst, lower_F=found.lower_F[:-1], upper_F=found.upper_F[:-1])
 
 
 def _convex(bend_FF: FloatArray) -> bool:

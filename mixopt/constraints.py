@@ -225,13 +225,11 @@ class Region:
         own = self.program
         limit = self.lifted(below(curve, kl))
         program = Program(own.lower_F, own.upper_F, own.rows_LF, own.limits_L, own.equal_EF, (limit,))
-        return Region(
-            self.base_D, self.expand_DF, self.picked_F, program, start_F, self.labels_L, self.owners, True
-        )
+        return Region(self.base_D, self.expand_DF, self.picked_F, program, start_F, self.labels_L, self.owners, True)
 
 
 def divergence(q_D: FloatArray, strength: float = 1.0) -> Convex:
-    """strength * KL(p || q) with its derivatives; a q of zero counts as 1e-12."""
+    """Strength * KL(p || q) with its derivatives; a q of zero counts as 1e-12."""
     q_D = np.maximum(q_D, SMALLEST)
 
     def value(p_D: FloatArray) -> tuple[float, FloatArray, FloatArray]:
@@ -346,5 +344,3 @@ def _conflicting(asked: Asked, space: Polytope, labels: Sequence[str]) -> str:
         f"no mixture is allowed: {said} cannot hold within bounds and epoch caps; they miss by {missing:.4g} at the "
         "least. Loosen one of them."
     )
-
-

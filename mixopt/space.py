@@ -43,7 +43,7 @@ class MixtureSpace:
     lower: Mapping[str, float] = field(default_factory=dict)
     upper: Mapping[str, float] = field(default_factory=dict)
     groups: Mapping[str, Group] = field(default_factory=dict)
-    trust: Trust = Trust()
+    trust: Trust = field(default_factory=Trust)
     frozen: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -57,7 +57,8 @@ class MixtureSpace:
                     raise JobError(f"target.{key}.{name}: must be a proportion in [0, 1] (got {value}).")
         if self.prior is not None:
             self.prior.array(self.names)
-        self._check_sets()
+        self._check_listed()
+        self._check_groups()
         self._check_feasible()
         if not self._bounds_only:
             self.region  # noqa: B018 - raises InfeasibleSpace if groups, trust and bounds exclude each other
@@ -234,16 +235,7 @@ class MixtureSpace:
                 return w_D
         return self.project(w_D, self.bound_D)
 
-    def _check_sets(self) -> None:
-        """Groups, trust and frozen sets are sensible by themselves."""
-        known = [(f"target.groups.{name}", list(group.domains)) for name, group in self.groups.items()]
-        known += [(f"frozen {name}", list(shares)) for name, shares in self.frozen.items()]
-        for where, listed in known:
-            for name in listed:
-                if name not in self.names:
-                    raise JobError(f"{where}: unknown domain {name!r}; {did_you_mean(name, self.names)}")
-            if not listed or len(set(listed)) < len(listed):
-                raise JobError(f"{where}: must list at least one domain, each once (got {listed}).")
+    def _check_groups(self) -> None:
         for name, group in self.groups.items():
             if not 0 <= group.lower <= group.upper <= 1:
                 raise JobError(
@@ -252,10 +244,22 @@ class MixtureSpace:
         for key, value in (("kl", self.trust.kl), ("l1", self.trust.l1)):
             if value is not None and not value > 0:
                 raise JobError(f"target.trust.{key}: must be positive (got {value:g}); only the prior itself is at 0.")
+
+    def _check_listed(self) -> None:
+        known = [(f"target.groups.{name}", list(group.domains)) for name, group in self.groups.items()]
+        known += [(f"frozen {name}", list(shares)) for name, shares in self.frozen.items()]
+        for where, listed in known:
+            for name in listed:
+                if name not in self.names:
+                    raise JobError(f"{where}: unknown domain {name!r}; {did_you_mean(name, self.names)}")
+            if not listed or len(set(listed)) < len(listed):
+                raise JobError(f"{where}: must list at least one domain, each once (got {listed}).")
         for name, shares in self.frozen.items():
             if any(not share > 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > SLACK:
                 raise JobError(f"frozen {name}: proportions must be positive and sum to 1 (got {dict(shares)}).")
-        twice = [name for name, count in Counter(n for shares in self.frozen.values() for n in shares).items() if count > 1]
+        twice = [
+            name for name, count in Counter(n for shares in self.frozen.values() for n in shares).items() if count > 1
+        ]
         if twice:
             raise JobError(f"frozen: {', '.join(twice)} would move with two virtual domains. Leave them in one.")
 

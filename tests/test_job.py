@@ -76,7 +76,7 @@ def test_everything_wrong_is_said_at_once() -> None:
         ({"method": "olmx"}, "method.name: unknown method 'olmx'; did you mean 'olmix'?"),
         ({"method": {"name": "olmix", "kll": 1}}, "method.kll: no such key; did you mean 'kl'?"),
         ({"method": {"name": "regmix", "keep": "many"}}, "method.keep: input should be a valid integer"),
-        ({"method": {"name": "regmix", "law": "gp"}}, "method.law: input should be 'lightgbm'"),
+        ({"method": {"name": "regmix", "law": "gpu"}}, "method.law: input should be 'auto'"),
         ({"export": ["megatorn"]}, "export: unknown backend 'megatorn'; did you mean 'megatron'?"),
         ({"validate": {"seeds": 2}}, "validate.seeds: an interval needs at least 3 paired seeds"),
         ({"data": {}}, "data: give exactly one of domains and source"),

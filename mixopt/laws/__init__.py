@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from mixopt.errors import JobError, did_you_mean
 from mixopt.laws.auto import Auto
@@ -18,6 +19,21 @@ from mixopt.laws.loglinear import LogLinear
 from mixopt.laws.mixinglaws import MixingLaws
 from mixopt.laws.quadratic import Quadratic
 from mixopt.laws.sparse_quadratic import SparseQuadratic
+
+LawName = Literal[
+    "auto",
+    "autoscale",
+    "bimix",
+    "effdata",
+    "gp",
+    "implicit",
+    "lightgbm",
+    "linear",
+    "loglinear",
+    "mixinglaws",
+    "quadratic",
+    "sparse_quadratic",
+]
 
 LAWS: dict[str, type[Law]] = {
     "effdata": EffData,

@@ -53,6 +53,14 @@ class ConvexLaw(Law, Protocol):
 
 
 @runtime_checkable
+class SometimesConvexLaw(Law, Protocol):
+    """A law whose objective can be minimised exactly if the runs happened to make it convex."""
+
+    def exact(self, weights_M: FloatArray) -> Curve | None:
+        """The mean of the metrics weighted by [M], which sums to 1; None where it is not convex on the simplex."""
+
+
+@runtime_checkable
 class SmoothLaw(Law, Protocol):
     """A law with derivatives."""
 

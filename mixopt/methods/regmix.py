@@ -11,13 +11,12 @@ Source: Liu et al. 2024, arXiv:2407.01492, and its reference code; docs/differen
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from mixopt import laws
 from mixopt.errors import JobError
-from mixopt.proposers import simulate
+from mixopt.proposers import simulation
 from mixopt.quality import own_domains
 from mixopt.recommend import recommend
 from mixopt.runs import RunSpec
@@ -31,7 +30,7 @@ class RegMix:
     `law` is the regressor, `candidates` N, `keep` k.
     """
 
-    law: Literal["lightgbm", "effdata", "loglinear", "linear"] = "lightgbm"
+    law: laws.LawName = "lightgbm"
     candidates: int = 100_000
     keep: int = 128
 
@@ -49,6 +48,5 @@ class RegMix:
         X_RD, Y_RM = study.table()
         own = own_domains(study.space.names, study.objective.metrics)
         law = laws.make(self.law, own).fit(X_RD, Y_RM)
-        weights_M = study.objective.weights_M
-        p_D = simulate(lambda X_ND: law.predict(X_ND) @ weights_M, study.space, rng, self.candidates, self.keep)
-        return recommend(study.space.names, study.objective, X_RD, Y_RM, law, p_D)
+        found = simulation(law, study.objective, study.space, rng, 0.0, self.candidates, self.keep)
+        return recommend(study.space.names, study.objective, X_RD, Y_RM, law, found)

@@ -13,7 +13,15 @@ from mixopt.proposers.simulation import simulate, simulation
 from mixopt.runs import Objective
 from mixopt.space import MixtureSpace
 
-__all__ = ["Cap", "Floor", "Proposal", "minimise", "propose", "simulate", "simulation"]
+__all__ = ["Cap", "Floor", "Proposal", "best_runs", "minimise", "propose", "simulate", "simulation"]
+
+
+STARTS = 4
+
+
+def best_runs(X_RD: FloatArray, objective_R: FloatArray) -> FloatArray:
+    """The mixtures of the best runs: where a descent may start."""
+    return X_RD[np.argsort(objective_R, kind="stable")[:STARTS]]
 
 
 def propose(

@@ -92,9 +92,7 @@ def descent(
             f"{question.guard.misses(P_M, missed)}. Allow a larger fraction in objective.floors."
         )
     floors = question.guard.said(P_M, list(best.prices.curves_C))
-    return Proposal(
-        best.p_D, float(objective.weights_M @ P_M), "descent", floors, caps(space, best.p_D, best.prices)
-    )
+    return Proposal(best.p_D, float(objective.weights_M @ P_M), "descent", floors, caps(space, best.p_D, best.prices))
 
 
 @dataclass(frozen=True)
@@ -175,14 +173,10 @@ def _finish(question: Question, start_D: FloatArray) -> _End:
 def _judged(question: Question, p_D: FloatArray, prices: Prices | None) -> _End:
     P_NM = question.metrics(p_D[None])
     none = Prices(np.zeros(len(p_D)), np.zeros(len(p_D)), {}, np.zeros(len(question.guard.metrics)))
-    return _End(
-        p_D, float(question.value_N(p_D[None], P_NM)[0]), float(question.worst_N(P_NM)[0]), prices or none
-    )
+    return _End(p_D, float(question.value_N(p_D[None], P_NM)[0]), float(question.worst_N(P_NM)[0]), prices or none)
 
 
-def _stepped(
-    question: Question, end: _End, about: tuple[FloatArray, FloatArray], limits: FloatArray
-) -> _End:
+def _stepped(question: Question, end: _End, about: tuple[FloatArray, FloatArray], limits: FloatArray) -> _End:
     """The optimum of the models, or the point where their largest relative miss is smallest if they keep no floor."""
     guard, region, (P_M, slope_MD) = question.guard, question.space.region, about
     weights_M = question.objective.weights_M
@@ -217,7 +211,7 @@ def _above_models(
 
 
 def _model(at_D: FloatArray, value: float, slope_D: FloatArray, limit: float) -> Curve:
-    """value + slope . (p - at) + limit * B(p, at)."""
+    """Value + slope . (p - at) + limit * B(p, at)."""
     shifted_D = at_D + SHIFT
 
     def curve(p_D: FloatArray) -> tuple[float, FloatArray, FloatArray]:

@@ -9,15 +9,14 @@ Source: the objective is Olmix's (arXiv:2602.12237), which hands it to a general
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from mixopt.constraints import Prices, Region, below, divergence, total
 from mixopt.errors import InfeasibleSpace
-from mixopt.laws.base import ConvexLaw, Curve, Law
+from mixopt.laws.base import ConvexLaw, Curve, Law, SometimesConvexLaw
 from mixopt.mixture import FloatArray
 from mixopt.proposers.proposal import TOLERANCE, Guard, Proposal, caps
 from mixopt.runs import Objective
@@ -25,14 +24,6 @@ from mixopt.space import MixtureSpace
 
 STRICT = 1e-7
 NAMED = 1e-4
-
-
-@runtime_checkable
-class SometimesConvexLaw(Law, Protocol):
-    """A law whose objective can be minimised exactly where it happens to be convex."""
-
-    def exact(self, weights_M: FloatArray) -> Curve | None:
-        """The mean of the metrics weighted by [M], or None where it is not convex."""
 
 
 def minimise(curve: Curve, space: MixtureSpace, kl: float = 0.0) -> FloatArray:
@@ -47,7 +38,7 @@ def minimise(curve: Curve, space: MixtureSpace, kl: float = 0.0) -> FloatArray:
 def curves(law: Law, objective: Objective) -> tuple[Curve, list[Curve]] | None:
     """The objective and its floors as convex curves, or None if the law or these metrics have none."""
     if isinstance(law, ConvexLaw):
-        read = law.curve
+        read: Callable[[FloatArray], Curve | None] = law.curve
     elif isinstance(law, SometimesConvexLaw):
         read = law.exact
     else:

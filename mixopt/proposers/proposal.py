@@ -17,7 +17,7 @@ from mixopt.mixture import FloatArray
 from mixopt.runs import Objective
 from mixopt.space import MixtureSpace
 
-How = Literal["exact", "descent", "simulation"]
+How = Literal["exact", "descent", "simulation", "given"]
 
 TOLERANCE = 1e-6
 """A floor is kept if the metric is above its limit by no more than this part of it."""
@@ -104,7 +104,7 @@ class Guard:
 
     def kept(self, P_NM: FloatArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which predictions keep all floors."""
-        return (self.excess_NC(P_NM) <= TOLERANCE).all(axis=1)
+        return np.asarray((self.excess_NC(P_NM) <= TOLERANCE).all(axis=1))
 
     def said(self, P_M: FloatArray, prices_C: Sequence[float] | None) -> tuple[Floor, ...]:
         """The floors at predicted metrics [M]."""

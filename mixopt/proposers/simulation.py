@@ -143,9 +143,14 @@ def _rescaled(w_ND: FloatArray, space: MixtureSpace) -> FloatArray:
         member_D = np.isin(space.names, group.domains)
         sum_N1 = w_ND[:, member_D].sum(axis=1, keepdims=True)
         wanted_N1 = np.clip(sum_N1, group.lower, group.upper)
-        inner_N1, outer_N1 = wanted_N1 / np.maximum(sum_N1, SMALLEST), (1 - wanted_N1) / np.maximum(1 - sum_N1, SMALLEST)
+        inner_N1, outer_N1 = (
+            wanted_N1 / np.maximum(sum_N1, SMALLEST),
+            (1 - wanted_N1) / np.maximum(1 - sum_N1, SMALLEST),
+        )
         scaled_ND = w_ND * np.where(member_D, inner_N1, outer_N1)
-        w_ND = np.where(wanted_N1 == sum_N1, w_ND, scaled_ND / np.maximum(scaled_ND.sum(axis=1, keepdims=True), SMALLEST))
+        w_ND = np.where(
+            wanted_N1 == sum_N1, w_ND, scaled_ND / np.maximum(scaled_ND.sum(axis=1, keepdims=True), SMALLEST)
+        )
     outside_N = ((w_ND < space.lower_D) | (w_ND > space.upper_D)).any(axis=1)
     w_ND[outside_N] = space.project(w_ND[outside_N])
     return w_ND
