@@ -27,13 +27,15 @@ Convex = Callable[[FloatArray], tuple[float, FloatArray, FloatArray]]
 """x_F -> (value, gradient_F, hessian_FF)."""
 
 ACCURACY = 1e-9
-FACTOR = 12.0
+FACTOR = 30.0
 STEPS = 100
 HALVINGS = 50
-CENTRED, NEARLY_CENTRED = 1e-4, 0.1
+NEARER = 0.01
+CENTRED, NEARLY_CENTRED = 1e-4, 1.0
 FEASIBLE = 1e-8
 INSIDE = 1e-2
 CONVEX = 1e-9
+ROUGH = 1e-6
 
 
 @dataclass(frozen=True)
@@ -80,18 +82,27 @@ class _Point:
         """Whether every curve is below its limit, and everything is finite."""
         return bool((self.curves_C < 0).all()) and bool(np.isfinite(self.slope_F).all())
 
+    def keeps_off(self, before: _Point) -> bool:
+        """Whether a point inside is not much nearer to any curve's limit than the one before."""
+        return self.inside and bool((self.curves_C < NEARER * before.curves_C).all())
+
     def slope(self, program: Program, mu: float) -> FloatArray:
         """Gradient [F] of the objective over mu and the barrier."""
         barrier_F = 1 / self.high_F - 1 / self.low_F + program.rows_LF.T @ (1 / self.rows_L)
         return self.slope_F / mu + barrier_F - self.slopes_CF.T @ (1 / self.curves_C)
 
 
-def minimise(
-    objective: Convex, program: Program, start_F: FloatArray, enough: Callable[[FloatArray], bool] | None = None
-) -> Solution:
-    """The optimum from a start strictly inside; what is left to gain is 1e-9 of the gradient's spread at the start.
+Enough = Callable[[FloatArray, float], bool]
+"""Whether to end at a point x_F that leaves at most so much to gain."""
 
-    Ends early at the first point that is `enough`. Raises SwarmError for curves that are not convex or not finite.
+
+def minimise(
+    objective: Convex, program: Program, start_F: FloatArray, enough: Enough | None = None, accuracy: float = ACCURACY
+) -> Solution:
+    """The optimum from a start strictly inside; left to gain is that part of the gradient's spread at the start.
+
+    Ends early at the first point that is `enough`, or where rounding leaves no better one and ROUGH is reached. Raises
+    SwarmError for curves that are not convex or not finite.
     """
     rows_L = program.limits_L - program.rows_LF @ start_F
     point = _at(objective, program, start_F, (start_F - program.lower_F, program.upper_F - start_F, rows_L))
@@ -99,10 +110,14 @@ def minimise(
         raise _failed()
     bounds = np.isfinite(program.lower_F).sum() + np.isfinite(program.upper_F).sum()
     constraints = int(bounds) + len(program.limits_L) + len(program.curves)
-    mu = max(float(np.ptp(point.slope_F)), 1e-6)
-    last = mu * ACCURACY / max(constraints, 1)
+    first = mu = max(float(np.ptp(point.slope_F)), 1e-6)
+    last = mu * accuracy / max(constraints, 1)
     while True:
-        point, stopped = _centre(objective, program, point, mu, CENTRED if mu == last else NEARLY_CENTRED, enough)
+        centred = CENTRED if mu == last else NEARLY_CENTRED
+        point, lost = _centre(objective, program, point, mu, centred)
+        if lost and mu * constraints > ROUGH * first:
+            raise _failed()
+        stopped = lost or (enough is not None and enough(point.x_F, 2 * mu * constraints))
         if stopped or mu == last:
             return Solution(
                 point.x_F, point.value, mu / point.low_F, mu / point.high_F, mu / point.rows_L, -mu / point.curves_C
@@ -136,7 +151,8 @@ def phase_one(program: Program, elastic: tuple[Convex, ...], sizes_C: FloatArray
         lambda x_F: (float(x_F[-1]), unit_F, flat_FF),
         lifted,
         np.append(start_F, worst + 0.5 + 0.1 * abs(worst)),
-        enough=lambda x_F: bool(x_F[-1] < -INSIDE),
+        enough=lambda x_F, left: bool(x_F[-1] < -max(FEASIBLE, min(INSIDE, left))),
+        accuracy=ROUGH / 10,
     )
     worst = max(curve(found.x_F[:-1])[0] / size for curve, size in zip(elastic, sizes_C, strict=True))
     return replace(found, x_F=found.x_F[:-1], value=worst, lower_F=found.lower_F[:-1], upper_F=found.upper_F[:-1])
@@ -175,31 +191,18 @@ def _at(
     return _Point(x_F, *distances, value, slope_F, bend_FF, curves_C, slopes_CF, tuple(one[2] for one in found))
 
 
-def _centre(
-    objective: Convex,
-    program: Program,
-    point: _Point,
-    mu: float,
-    centred: float,
-    enough: Callable[[FloatArray], bool] | None,
-) -> tuple[_Point, bool]:
-    """The optimum under this mu, or the first point that is `enough` and True."""
+def _centre(objective: Convex, program: Program, point: _Point, mu: float, centred: float) -> tuple[_Point, bool]:
+    """The optimum under this mu, or the last point from which Newton's steps still went down, and whether it is lost."""
     for _ in range(STEPS):
         newton_F, tied_F = _newton(program, point, mu, point.slope(program, mu))
         gain = -float((point.slope(program, mu) + tied_F) @ newton_F)
-        if not gain >= -centred:
-            break
-        moved = _step(objective, program, point, mu, (newton_F, tied_F, gain))
+        moved = _step(objective, program, point, mu, (newton_F, tied_F, gain)) if gain >= -centred else None
         if moved is None:
-            if gain <= NEARLY_CENTRED:
-                return point, False
-            break
+            return point, abs(gain) > NEARLY_CENTRED
         point = moved
-        if enough is not None and enough(point.x_F):
-            return point, True
         if gain <= centred:
             return point, False
-    raise _failed()
+    return point, True
 
 
 def _newton(program: Program, point: _Point, mu: float, slope_F: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -250,7 +253,7 @@ def _step(
         move_F = length * newton_F
         distances = point.low_F + move_F, point.high_F - move_F, point.rows_L + length * move_L
         trial = _at(objective, program, point.x_F + move_F, distances)
-        if trial.inside and (gain <= CENTRED or (trial.slope(program, mu) + tied_F) @ newton_F <= 0.1 * gain):
+        if trial.keeps_off(point) and (gain <= CENTRED or (trial.slope(program, mu) + tied_F) @ newton_F <= 0.1 * gain):
             return trial
         length /= 2
     return None

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mixopt.barrier import FEASIBLE, Convex, Program, Solution, minimise, phase_one
+from mixopt.barrier import ACCURACY, FEASIBLE, Convex, Program, Solution, minimise, phase_one
 from mixopt.errors import InfeasibleSpace
 from mixopt.mixture import FloatArray
 from mixopt.polytope import FLAT, Polytope, conflict, independent, inside
@@ -154,7 +154,11 @@ class Region:
         return value
 
     def minimise(
-        self, curve: Convex, limited: Sequence[Convex] = (), start_F: FloatArray | None = None
+        self,
+        curve: Convex,
+        limited: Sequence[Convex] = (),
+        start_F: FloatArray | None = None,
+        accuracy: float = ACCURACY,
     ) -> tuple[FloatArray, Prices]:
         """The mixture [D] of the region with the smallest value of the curve where all `limited` ones are below zero.
 
@@ -162,8 +166,8 @@ class Region:
         """
         if not self.expand_DF.shape[1]:
             return self.mixture(np.zeros(0)), self._no_prices(len(limited))
-        program = self._program(limited)
-        found = minimise(self.lifted(curve), program, self.start_F if start_F is None else start_F)
+        start_F = self.start_F if start_F is None else start_F
+        found = minimise(self.lifted(curve), self._program(limited), start_F, accuracy=accuracy)
         return self.mixture(found.x_F), self._prices(found)
 
     def feasible(
@@ -215,7 +219,7 @@ class Region:
             nearest, start_F = curve(self.base_D)[0], self.start_F
         else:
             lifted = self.lifted(curve)
-            found = minimise(lifted, self.program, self.start_F, enough=lambda x_F: lifted(x_F)[0] < kl / 2)
+            found = minimise(lifted, self.program, self.start_F, enough=lambda x_F, _: lifted(x_F)[0] < kl / 2)
             nearest, start_F = found.value, found.x_F
         if nearest > kl * (1 - FEASIBLE):
             raise InfeasibleSpace(

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from mixopt.barrier import ACCURACY
 from mixopt.constraints import Prices, Region, below, divergence, total
 from mixopt.errors import InfeasibleSpace
 from mixopt.laws.base import ConvexLaw, Curve, Law, SometimesConvexLaw
@@ -23,6 +24,7 @@ from mixopt.runs import Objective
 from mixopt.space import MixtureSpace
 
 STRICT = 1e-7
+QUICK = 1e-4
 NAMED = 1e-4
 
 
@@ -60,17 +62,28 @@ def exact(
     """
     guard, region = Guard.of(law, objective, space), space.region
     curve, guarded = convex
-    limited = within(guarded, guard)
-    start_F = inside(region, limited, guard.sizes_C)
-    if start_F is None:
-        raise InfeasibleSpace(_excluded(law, guard, limited, space))
-    p_D, prices = region.minimise(_pulled(curve, space, kl), limited, start_F)
-    P_M = law.predict(p_D[None])[0]
+    limited, pulled = within(guarded, guard), _pulled(curve, space, kl)
+    used: list[int] = []
+    for accuracy in (QUICK, ACCURACY):  # floors that do not bind are left out: most of the time goes into floors
+        while True:
+            some, sizes_C = [limited[i] for i in used], guard.sizes_C[used]
+            start_F = inside(region, some, sizes_C)
+            if start_F is None:
+                raise InfeasibleSpace(_excluded(law, guard, limited, space))
+            p_D, prices = region.minimise(pulled, some, start_F, accuracy)
+            P_M = law.predict(p_D[None])[0]
+            excess_C = guard.excess_NC(P_M[None])[0]
+            broken = [i for i in np.flatnonzero(excess_C > TOLERANCE / 2).tolist() if i not in used]
+            if not broken:
+                break
+            used = sorted(used + broken)
+    prices_C = np.zeros(len(limited))
+    prices_C[used] = prices.curves_C
     return Proposal(
         p_D,
         float(objective.weights_M @ P_M),
         "exact",
-        guard.said(P_M, list(prices.curves_C)),
+        guard.said(P_M, prices_C.tolist()),
         caps(space, p_D, prices),
     )
 
