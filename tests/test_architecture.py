@@ -33,7 +33,7 @@ ORDER = [
     ["report", "report_text", "report_numbers", "plots", "results"],
     ["search", "store", "job"],
     ["backends", "methods", "validate", "handoff", "tables"],
-    ["recommend"],
+    ["mixmin", "recommend"],
     ["proposers"],
     ["laws", "quality", "ranks", "rates"],
     ["study"],

@@ -25,16 +25,16 @@ from mixopt.errors import InfeasibleSpace, SwarmError
 from mixopt.laws.base import Curve, SmoothLaw
 from mixopt.mixture import FloatArray
 from mixopt.proposers.exact import inside, within
-from mixopt.proposers.proposal import Guard, Proposal, caps
+from mixopt.proposers.proposal import TOLERANCE, Guard, Proposal, caps
 from mixopt.proposers.simulation import _kl
 from mixopt.runs import Objective
 from mixopt.space import MixtureSpace
 
 DRAWN, FINISHED = 24, 3
-EXPLORING, STEPS, DOUBLINGS = 60, 80, 24
+EXPLORING, STEPS, DOUBLINGS = 60, 50, 24
 PENALTY = 100.0
 SHIFT = 1e-4
-STALLED = 1e-7
+STALLED = 1e-6
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def descent(
     given_ND = np.empty((0, len(prior_D))) if starts_ND is None else starts_ND
     explored_KD = _explore(question, space.project(np.vstack([prior_D[None], given_ND, drawn_ND])))
     ends = [_finish(question, p_D) for p_D in _distinct([*explored_KD, prior_D], explored_KD)]
-    ends.sort(key=lambda end: (max(end.worst, 0.0), end.value))
+    ends.sort(key=lambda end: (end.worst if end.worst > TOLERANCE else 0.0, end.value))
     best = ends[0]
     P_M = question.metrics(best.p_D[None])[0]
     if not question.guard.kept(P_M[None])[0]:
