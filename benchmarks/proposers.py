@@ -1,4 +1,4 @@
-"""Seconds that the exact proposer takes under caps, floors and a trust region, against scipy's solvers on the same program.
+"""CPU seconds that the exact proposer takes under caps, floors and a trust region, against scipy's solvers on the same program.
 
     OMP_NUM_THREADS=1 python benchmarks/proposers.py [--json] [--repeats 5]
 
@@ -66,7 +66,6 @@ def space(rng: np.random.Generator, domains: int) -> MixtureSpace:
 def slsqp(law: ConvexLaw, objective: Objective, where: MixtureSpace, limits_C: FloatArray) -> FloatArray:
     """The mixture that SLSQP ends at."""
     convex = curves(law, objective)
-    assert convex is not None
     whole, guarded = convex
     prior_D = where.prior_D
 
@@ -112,12 +111,12 @@ def cvxpy(law: LogLinear, where: MixtureSpace, limits_C: FloatArray) -> FloatArr
 
 
 def timed(what: Callable[[], object], repeats: int) -> float:
-    """The median of seconds."""
+    """The median of CPU seconds."""
     seconds = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = time.process_time()
         what()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
     return statistics.median(seconds)
 
 

@@ -129,6 +129,13 @@ def test_results_can_be_fitted_proposed_and_predicted(mixopt: Run, searched: Pat
     assert sum(found["mixture"].values()) == pytest.approx(1)
     assert max(found["epochs"].values()) <= 3 + 1e-6
     assert 1 <= found["effective_domains"] <= 3
+    guarded = (*target, "--floor", "gamma=0.001", "--trust-kl", 0.3)
+    code, kept, _ = mixopt("propose", *swarm, "--target", "alpha", "--law", "loglinear", *guarded)
+    assert (code, kept["how"]) == (0, "exact")
+    assert kept["kl_to_prior"] <= 0.3
+    assert [floor["metric"] for floor in kept["floors"]] == ["bpb/gamma"]
+    assert kept["floors"][0]["predicted"] <= kept["floors"][0]["limit"] * (1 + 1e-6)
+    assert mixopt("propose", *swarm, *target, "--floor", "gama=0.001")[0] == 2
     (tmp_path / "m.json").write_text(json.dumps(found["mixture"]))
     code, predicted, _ = mixopt("predict", *swarm, "--law", "loglinear", "--mixture", tmp_path / "m.json")
     assert code == 0

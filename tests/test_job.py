@@ -85,6 +85,17 @@ def test_everything_wrong_is_said_at_once() -> None:
         ({"target": {"tokens": 0}}, "target.tokens: input should be greater than 0 (got 0)"),
         ({"target": {"tokens": float("inf")}}, "target.tokens"),
         ({"target": {"tokens": 5, "upper": {"web": 2}}}, "target.upper.web: input should be less than or equal to 1"),
+        ({"target": {"tokens": 5, "trust": {"k": 1}}}, "target.trust.k: no such key"),
+        ({"target": {"tokens": 5, "trust": {"kl": 0}}}, "target.trust.kl: input should be greater than 0"),
+        (
+            {"target": {"tokens": 5, "groups": {"g": {"domains": []}}}},
+            "target.groups.g.domains: list should have at least 1",
+        ),
+        (
+            {"target": {"tokens": 5, "groups": {"g": {"domains": ["a"], "lower": 0.5, "upper": 0.1}}}},
+            "lower 0.5 is above",
+        ),
+        ({"objective": {"floors": {"web": -1}}}, "objective.floors.web: input should be greater than -1"),
         ({"name": "../x"}, "name: string should match pattern"),
         ({"compute": {"executor": "slurm"}}, "compute.executor: input should be 'local' or 'ray' (got 'slurm')"),
     ],
@@ -97,12 +108,14 @@ def test_unknown_domains_in_bounds_and_weights() -> None:
     body = {
         **MINIMAL,
         "data": {"domains": {"web": {"path": "w"}, "code": {"path": "c"}}},
-        "target": {"tokens": 5, "lower": {"wbe": 0.1}},
-        "objective": {"weights": {"cod": 2}},
+        "target": {"tokens": 5, "lower": {"wbe": 0.1}, "groups": {"text": {"domains": ["web", "cde"]}}},
+        "objective": {"weights": {"cod": 2}, "floors": {"wb": 0.01}},
     }
     said = problems(body)
     assert "target.lower: unknown domain 'wbe'; did you mean 'web'?" in said
     assert "objective.weights: unknown domain 'cod'; did you mean 'code'?" in said
+    assert "objective.floors: unknown domain 'wb'; did you mean 'web'?" in said
+    assert "target.groups.text.domains: unknown domain 'cde'; did you mean 'code'?" in said
 
 
 @pytest.mark.parametrize(
