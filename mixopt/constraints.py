@@ -219,7 +219,11 @@ class Region:
             nearest, start_F = curve(self.base_D)[0], self.start_F
         else:
             lifted = self.lifted(curve)
-            found = minimise(lifted, self.program, self.start_F, enough=lambda x_F, _: lifted(x_F)[0] < kl / 2)
+
+            def enough(x_F: FloatArray, left: float) -> bool:
+                return lifted(x_F)[0] < max(kl / 2, kl - left)
+
+            found = minimise(lifted, self.program, self.start_F, enough)
             nearest, start_F = found.value, found.x_F
         if nearest > kl * (1 - FEASIBLE):
             raise InfeasibleSpace(

@@ -130,7 +130,7 @@ def test_results_can_be_fitted_proposed_and_predicted(mixopt: Run, searched: Pat
     assert max(found["epochs"].values()) <= 3 + 1e-6
     assert 1 <= found["effective_domains"] <= 3
     guarded = (*target, "--floor", "gamma=0.001", "--trust-kl", 0.3)
-    code, kept, _ = mixopt("propose", *swarm, "--target", "alpha", "--law", "loglinear", *guarded)
+    code, kept, _ = mixopt("propose", *swarm, "--target", "bpb/alpha", "--law", "loglinear", *guarded)
     assert (code, kept["how"]) == (0, "exact")
     assert kept["kl_to_prior"] <= 0.3
     assert [floor["metric"] for floor in kept["floors"]] == ["bpb/gamma"]

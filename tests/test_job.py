@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from mixopt.constraints import Group, Trust
+from mixopt.domains import Domain
 from mixopt.errors import JobError
 from mixopt.job import load, parse
 from mixopt.methods.olmix import Olmix
 from mixopt.methods.regmix import RegMix
+from mixopt.runs import Objective
 from mixopt.yaml_text import dump_yaml, parse_yaml
+from pipelines.plan import make_space, objective
 
 MINIMAL = {"name": "x", "data": {"source": "environment"}, "target": {"tokens": 1000}}
 
@@ -215,3 +219,21 @@ def test_tracking_none_stays_none(given: object) -> None:
     job = parse({**MINIMAL, "tracking": given}, "job")
     assert job.tracking.mlflow is None
     assert parse(parse_yaml(dump_yaml(job.to_json()), "lock"), "lock").tracking.mlflow is None
+
+
+def test_groups_trust_and_floors_reach_the_space_and_the_objective() -> None:
+    target = {"tokens": 1000, "trust": {"kl": 0.5}, "groups": {"text": {"domains": ["web", "law"], "upper": 0.7}}}
+    asked = {"domains": ["web"], "floors": {"code": 0.01}}
+    job = parse({**MINIMAL, "target": target, "objective": asked}, "job")
+    space = make_space(job, tuple(Domain(name, 1000) for name in ("code", "law", "web")))
+    assert (space.groups, space.trust) == ({"text": Group(("web", "law"), 0.0, 0.7)}, Trust(kl=0.5))
+    found = objective(job.objective, space.names)
+    assert (found.metrics, found.weights_M.tolist()) == (("bpb/code", "bpb/web"), [0.0, 1.0])
+    assert found.floors == {"bpb/code": 0.01}
+    assert found.value({"bpb/code": 9.0, "bpb/web": 2.0}) == 2.0
+
+
+@pytest.mark.parametrize("fraction", [-1.0, float("nan"), float("inf")])
+def test_floors_that_mean_nothing_are_refused(fraction: float) -> None:
+    with pytest.raises(JobError, match=r"objective\.floors: must be finite and above -1"):
+        Objective({"bpb/web": 1.0}, {"bpb/code": fraction})
