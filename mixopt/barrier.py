@@ -27,10 +27,11 @@ Convex = Callable[[FloatArray], tuple[float, FloatArray, FloatArray]]
 """x_F -> (value, gradient_F, hessian_FF)."""
 
 ACCURACY = 1e-9
-FACTOR = 30.0
+FACTOR = 12.0
 STEPS = 100
 HALVINGS = 50
-NEARER = 0.01
+SOLVES = 3
+NEARER = 0.2
 CENTRED, NEARLY_CENTRED = 1e-4, 1.0
 FEASIBLE = 1e-8
 INSIDE = 1e-2
@@ -208,8 +209,8 @@ def _centre(objective: Convex, program: Program, point: _Point, mu: float, centr
 def _newton(program: Program, point: _Point, mu: float, slope_F: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Newton's step [F], and what the equalities add to the slope [F]: it cancels most of it near the optimum.
 
-    The system (hessian, rows; rows', -distances^2) is scaled to a unit diagonal and solved twice, the second time for
-    the slope with what the equalities add.
+    The system (hessian, rows; rows', -distances^2) is scaled to a unit diagonal, and solved again for what
+    rounding leaves.
     """
     hessian_FF = point.bend_FF / mu
     for bend_FF, curve in zip(point.bends, point.curves_C, strict=True):
@@ -229,12 +230,11 @@ def _newton(program: Program, point: _Point, mu: float, slope_F: FloatArray) -> 
     factors, pivots, singular = dgetrf(system)
     if singular:
         raise _failed()
-    tied_F = np.zeros(unknowns)
-    for _ in range(1 + min(tied, 1)):
-        found, _ = dgetrs(factors, pivots, np.append(-(slope_F + tied_F) * scale_F, np.zeros(len(square_K))))
-        newton_F = found[:unknowns] * scale_F
-        tied_F = tied_F + (found[unknowns:] * scale_K)[:tied] @ program.equal_EF
-    return newton_F, tied_F
+    right, found = np.append(-slope_F * scale_F, np.zeros(len(square_K))), np.zeros(len(system))
+    for _ in range(SOLVES):
+        found = found + dgetrs(factors, pivots, right - system @ found)[0]
+    tied_F = (found[unknowns:] * scale_K)[:tied] @ program.equal_EF
+    return found[:unknowns] * scale_F, tied_F
 
 
 def _step(

@@ -238,7 +238,7 @@ class Region:
 
 def divergence(q_D: FloatArray, strength: float = 1.0) -> Convex:
     """Strength * KL(p || q) with its derivatives; a q of zero counts as 1e-12."""
-    q_D = np.maximum(q_D, SMALLEST)
+    q_D = np.where(q_D > 0, q_D, SMALLEST)
 
     def value(p_D: FloatArray) -> tuple[float, FloatArray, FloatArray]:
         p_D = np.maximum(p_D, 1e-300)

@@ -140,7 +140,9 @@ def _merit(question: Question, p_KD: FloatArray) -> tuple[FloatArray, FloatArray
     weight_KM[:, places] += 2 * PENALTY * miss_KC / guard.sizes_C
     slope_KD = np.einsum("km,kmd->kd", weight_KM, slopes_KMD)
     if question.kl:
-        slope_KD += question.kl * np.log(np.maximum(p_KD, 1e-12) / np.maximum(question.space.prior_D, 1e-12))
+        slope_KD += question.kl * np.log(
+            np.maximum(p_KD, 1e-12) / np.where(question.space.prior_D > 0, question.space.prior_D, 1e-12)
+        )
     return question.value_N(p_KD, P_KM) + PENALTY * (miss_KC**2).sum(axis=1), slope_KD
 
 

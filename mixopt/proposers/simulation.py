@@ -188,4 +188,4 @@ def _holds(w_ND: FloatArray, space: MixtureSpace) -> np.ndarray[Any, np.dtype[np
 def _kl(w_ND: FloatArray, q_D: FloatArray) -> FloatArray:
     """KL divergences [N] from q; a q of zero counts as 1e-12."""
     w_ND = np.maximum(w_ND, 1e-300)
-    return (w_ND * np.log(w_ND / np.maximum(q_D, SMALLEST))).sum(axis=1)
+    return (w_ND * np.log(w_ND / np.where(q_D > 0, q_D, SMALLEST))).sum(axis=1)
