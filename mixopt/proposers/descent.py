@@ -26,7 +26,7 @@ from mixopt.laws.base import Curve, SmoothLaw
 from mixopt.mixture import FloatArray
 from mixopt.proposers.exact import inside, within
 from mixopt.proposers.proposal import TOLERANCE, Guard, Proposal, caps
-from mixopt.proposers.simulation import _kl
+from mixopt.proposers.simulation import divergences
 from mixopt.runs import Objective
 from mixopt.space import MixtureSpace
 
@@ -49,7 +49,7 @@ class Question:
 
     def value_N(self, X_ND: FloatArray, P_NM: FloatArray) -> FloatArray:
         """The objective [N] and the pull."""
-        pull_N = self.kl * _kl(X_ND, self.space.prior_D) if self.kl else np.zeros(len(X_ND))
+        pull_N = self.kl * divergences(X_ND, self.space.prior_D) if self.kl else np.zeros(len(X_ND))
         return P_NM @ self.objective.weights_M + pull_N
 
     def metrics(self, X_ND: FloatArray) -> FloatArray:

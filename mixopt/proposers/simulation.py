@@ -71,7 +71,7 @@ def simulation(
         P_NM = law.predict(X_ND)
         if not np.isfinite(P_NM).all():
             raise SwarmError("simulate: the law predicts values that are not finite; check its fit.")
-        score_N = P_NM @ weights_M + (kl * _kl(X_ND, space.prior_D) if kl else 0.0)
+        score_N = P_NM @ weights_M + (kl * divergences(X_ND, space.prior_D) if kl else 0.0)
         if not guard.metrics:
             return score_N
         worst_N = guard.excess_NC(P_NM).max(axis=1)
@@ -178,14 +178,14 @@ def _holds(w_ND: FloatArray, space: MixtureSpace) -> np.ndarray[Any, np.dtype[np
         slack = 1e-9 if group.upper - group.lower <= 1e-9 else 0.0
         holds_N &= (sum_N >= group.lower - slack) & (sum_N <= group.upper + slack)
     if space.trust.kl is not None:
-        holds_N &= _kl(w_ND, space.prior_D) <= space.trust.kl
+        holds_N &= divergences(w_ND, space.prior_D) <= space.trust.kl
         holds_N &= (w_ND[:, space.prior_D == 0] == 0).all(axis=1)
     if space.trust.l1 is not None:
         holds_N &= np.abs(w_ND - space.prior_D).sum(axis=1) <= space.trust.l1
     return holds_N
 
 
-def _kl(w_ND: FloatArray, q_D: FloatArray) -> FloatArray:
+def divergences(w_ND: FloatArray, q_D: FloatArray) -> FloatArray:
     """KL divergences [N] from q; a q of zero counts as 1e-12."""
     w_ND = np.maximum(w_ND, 1e-300)
     return (w_ND * np.log(w_ND / np.where(q_D > 0, q_D, SMALLEST))).sum(axis=1)
