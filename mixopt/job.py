@@ -10,137 +10,29 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from mixopt.backends import BACKENDS
 from mixopt.data import DataConfig, HubSource, Source, TokenizerConfig
-from mixopt.designs import Name as DesignName
 from mixopt.errors import JobError, did_you_mean
 from mixopt.methods import BASELINES, METHODS
 from mixopt.mixture import SUM_TOLERANCE
+from mixopt.sections import (
+    ComputeSection,
+    DataSection,
+    DomainSection,
+    ObjectiveSection,
+    ProxiesSection,
+    Section,
+    TargetSection,
+    TrackingSection,
+    ValidateSection,
+)
 from mixopt.study import Method
 from mixopt.yaml_text import parse_yaml
-
-Proportion = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """A part of the job file: frozen, unknown keys refused, infinities and NaN refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
-
-
-class HubSection(Section):
-    """A dataset of the Hugging Face hub."""
-
-    path: str
-    name: str | None = None
-    split: str = "train"
-    streaming: bool = True
-    revision: str | None = None
-
-
-class DomainSection(Section):
-    """One domain: files (`path`, any fsspec URL with globs) or a hub dataset; `tokens` is what the real run has."""
-
-    path: str | None = None
-    text: str = "text"
-    hf: HubSection | None = None
-    valid: str | None = None
-    tokens: Positive | None = None
-
-
-class TokenizerSection(Section):
-    """`bytes`, `{train: vocabulary}` or `{file: tokenizer.json, end_of_text: token}`."""
-
-    train: Annotated[int, Field(ge=258, le=1 << 20)] | None = None
-    file: str | None = None
-    end_of_text: str | None = None
-    bytes: bool = False
-
-
-class ValidationSection(Section):
-    """What is held out of each domain that names no `valid` path of its own."""
-
-    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
-
-
-def _tokenizer(value: Any) -> Any:
-    return {"bytes": True} if value == "bytes" else value
-
-
-class DataSection(Section):
-    """Where the text is: `domains`, or `source: environment`, the real text found on this machine."""
-
-    domains: Annotated[dict[str, DomainSection], Field(min_length=2)] | None = None
-    source: Literal["environment"] | None = None
-    tokenizer: Annotated[TokenizerSection, BeforeValidator(_tokenizer)] = TokenizerSection(train=4096)
-    validation: ValidationSection = ValidationSection()
-
-
-class TargetSection(Section):
-    """The real run: its tokens, parameters and tokens per row, how often it may repeat a domain, bounds, and prior."""
-
-    tokens: Positive
-    parameters: Positive | None = None
-    sequence: Positive = 4096
-    max_epochs: Annotated[float, Field(gt=0)] = 4.0
-    lower: dict[str, Proportion] = {}
-    upper: dict[str, Proportion] = {}
-    prior: dict[str, Proportion] | None = None
-
-
-class ObjectiveSection(Section):
-    """Weighted mean of BPB over `domains` (all unless given); a domain without a weight has weight 1."""
-
-    weights: dict[str, Annotated[float, Field(ge=0)]] = {}
-    domains: list[str] | None = None
-
-
-class ProxiesSection(Section):
-    """The proxies. What is not given is derived from size and tokens, and printed with its source."""
-
-    size: str = "100k"
-    tokens: Positive | None = None
-    count: Positive | None = None
-    design: DesignName = "dirichlet"
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    batch: Positive | None = None
-    checkpoints: Annotated[int, Field(ge=1, le=100)] = 4
-    eval_tokens: Positive | None = None
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    precision: Literal["float32", "bfloat16"] | None = None
-    horizons: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(max_length=8)] = []
-    match_repetition: bool = True
-
-
-class ComputeSection(Section):
-    """Where proxies are trained: `local` worker processes or `ray` (its own on this machine, or a cluster's address)."""
-
-    executor: Literal["local", "ray"] = "local"
-    workers: Annotated[int, Field(ge=0)] = Field(default_factory=lambda: os.cpu_count() or 1)
-    address: str | None = None
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
-    stack: Positive | None = None
-    compile: bool | None = None
-
-
-class TrackingSection(Section):
-    """MLflow: `sqlite:///file.db`, the URL of a server, or null for none."""
-
-    mlflow: Annotated[str | None, BeforeValidator(lambda given: None if given == "none" else given)] = (
-        "sqlite:///mlflow.db"
-    )
-
-
-class ValidateSection(Section):
-    """Paired seeds for the recommendation against prior, uniform and the best swarm point; 0 leaves it out."""
-
-    seeds: Annotated[int, Field(ge=0)] = 3
 
 
 def _named(value: Any) -> Any:
@@ -161,11 +53,11 @@ class Job(Section):
     target: TargetSection
     objective: ObjectiveSection = ObjectiveSection()
     proxies: ProxiesSection = ProxiesSection()
-    method: Annotated[dict[str, Any], BeforeValidator(_named)] = {"name": "olmix"}
+    method: Annotated[dict[str, Any], BeforeValidator(_named)] = Field(default_factory=lambda: {"name": "olmix"})
     compute: ComputeSection = ComputeSection()
     tracking: Annotated[TrackingSection, BeforeValidator(_tracking)] = TrackingSection()
     validation: Annotated[ValidateSection, Field(alias="validate")] = ValidateSection()
-    export: list[str] = []
+    export: list[str] = Field(default_factory=list)
 
     @property
     def is_baseline(self) -> bool:
@@ -292,9 +184,18 @@ def _problems(job: Job, sizes: Collection[str]) -> Iterator[str]:
             yield f"export: unknown backend {name!r}; {did_you_mean(name, BACKENDS)}"
     if job.target.prior is not None and abs(sum(job.target.prior.values()) - 1) > SUM_TOLERANCE:
         yield f"target.prior: must sum to 1 (got {sum(job.target.prior.values()):.6g})."
+    yield from _group_problems(job.target)
     yield from _method_problems(job.method)
     if job.data.domains is not None:
         yield from unknown_domains(job, list(job.data.domains))
+
+
+def _group_problems(target: TargetSection) -> Iterator[str]:
+    for name, group in target.groups.items():
+        if group.lower > group.upper:
+            yield f"target.groups.{name}: lower {group.lower:g} is above upper {group.upper:g}."
+        if len(set(group.domains)) < len(group.domains):
+            yield f"target.groups.{name}.domains: names a domain twice."
 
 
 def unknown_domains(job: Job, names: Sequence[str]) -> Iterator[str]:
@@ -306,6 +207,8 @@ def unknown_domains(job: Job, names: Sequence[str]) -> Iterator[str]:
         "target.prior": list(target.prior or {}),
         "objective.weights": list(objective.weights),
         "objective.domains": objective.domains or [],
+        "objective.floors": list(objective.floors),
+        **{f"target.groups.{name}.domains": group.domains for name, group in target.groups.items()},
     }
     for path, given in asked.items():
         for name in given:

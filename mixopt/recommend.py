@@ -15,21 +15,23 @@ from mixopt import plausible, quality, uncertainty
 from mixopt.errors import SwarmError
 from mixopt.laws.base import Law, PosteriorLaw
 from mixopt.mixture import FloatArray, Mixture
+from mixopt.proposers import Proposal
 from mixopt.runs import Objective
 from mixopt.space import MixtureSpace
 from mixopt.study import Recommendation
 
 
 def recommend(
-    names: Sequence[str], objective: Objective, X_RD: FloatArray, Y_RM: FloatArray, law: Law, p_D: FloatArray
+    names: Sequence[str], objective: Objective, X_RD: FloatArray, Y_RM: FloatArray, law: Law, found: Proposal
 ) -> Recommendation:
-    """Recommend the mixture [D] that was found with this law, fitted to these runs.
+    """Recommend the mixture that was found with this law, fitted to these runs.
 
-    The interval and the fit come from predictions out of fold; without them where too few runs are left for that.
+    The evidence has the floors with their prices, the prices of caps and how the mixture was found. The interval and
+    the fit come from predictions out of fold; without them where too few runs are left for that.
     """
-    metrics = dict(zip(objective.metrics, law.predict(p_D[None])[0].tolist(), strict=True))
+    metrics = dict(zip(objective.metrics, law.predict(found.p_D[None])[0].tolist(), strict=True))
     value, half = objective.value(metrics), None
-    evidence: dict[str, Any] = {"law": type(law).__name__.lower()}
+    evidence: dict[str, Any] = {"law": type(law).__name__.lower()} | found.to_json()
     if len(X_RD) > law.min_runs(len(names)):
         P_RM = quality.out_of_fold(law, X_RD, Y_RM)
         half = quality.interval(Y_RM, P_RM, objective)
@@ -37,7 +39,7 @@ def recommend(
         evidence["fit"]["own_proportion"] = quality.own_proportion(X_RD, Y_RM, names, objective.metrics)
         evidence["fit"]["out_of_fold"] = _points(Y_RM, P_RM, objective)
     return Recommendation(
-        Mixture.from_array(names, p_D),
+        Mixture.from_array(names, found.p_D),
         predicted={"objective": value, **metrics},
         interval=(value - half, value + half) if half is not None else None,
         evidence=evidence,

@@ -43,7 +43,7 @@ def sections(results: Results) -> dict[str, list[Block]]:
         found["How sure the answer is"] = _sure(results, known)
         if any(change for ways in known["effects"].values() for change in ways.values()):
             found["What if a domain moved"] = _what_if(results, known)
-    if results.get("floors") or results.get("cap_prices"):
+    if any((results.get("proposal") or {}).get(key) for key in ("floors", "cap_prices")):
         found["What the limits cost"] = _limits(results)
     return found
 
@@ -167,18 +167,41 @@ def _moves(known: Mapping[str, Any]) -> Table:
 
 
 def _limits(results: Results) -> list[Block]:
+    u, found = unit(results), results.get("proposal") or {}
     blocks: list[Block] = []
-    u = unit(results)
-    if floors := results.get("floors"):
-        rows = [(label(f["metric"]), number(f["limit"]), number(f["predicted"])) for f in floors]
-        blocks += [Table(("Floor on", f"At most, {u}", "Predicted"), rows, "lrr"), tuple(_price(f, u) for f in floors)]
-    prices = {name: price for name, price in (results.get("cap_prices") or {}).items() if finite(price) and price > 0}
-    if prices:
-        dearest = sorted(prices, key=lambda name: (-prices[name], name))[:SHOWN]
-        blocks.append(
-            tuple(f"One more percentage point of {n} would gain {number(POINT * prices[n], 2)} {u}." for n in dearest)
-        )
+    if floors := found.get("floors"):
+        measured = {floor["metric"]: floor for floor in (results["validation"] or {}).get("floors", ())}
+        rows = [_floor(f, measured.get(f["metric"])) for f in floors]
+        header = ("Floor on", f"At most, {u}", "Predicted", "Allowed change", "Measured change", _validated(results))
+        tones = ["worse" if measured.get(f["metric"], {}).get("broken") else "" for f in floors]
+        blocks += [Table(header, rows, "lrrrrr", tones), tuple(_price(f, u) for f in floors)]
+    if prices := [cap for cap in found.get("cap_prices") or () if finite(cap["price"]) and cap["price"] > 0]:
+        blocks.append(tuple(_cap(cap, u) for cap in prices[:SHOWN]))
     return blocks or ["No cap holds the answer back."]
+
+
+def _validated(results: Results) -> str:
+    v = results["validation"]
+    return f"{100 * v['level']:g} % interval" if v else "Interval"
+
+
+def _floor(floor: Mapping[str, Any], measured: Mapping[str, Any] | None) -> tuple[str, ...]:
+    said = (label(floor["metric"]), number(floor["limit"]), number(floor["predicted"]))
+    if measured is None:
+        return *said, MISSING, MISSING, MISSING
+    change = [f"{100 * measured[key]:+.2f}" for key in ("allowed", "mean", "low", "high")]
+    return *said, f"{change[0]} %", f"{change[1]} %", f"{change[2]} to {change[3]} %"
+
+
+def _cap(cap: Mapping[str, Any], u: str) -> str:
+    name, price = cap["name"], cap["price"]
+    if cap["kind"] == "max_epochs" and finite(cap["per_epoch"]):
+        return f"One more epoch of {name} would gain {number(cap['per_epoch'], 2)} {u}."
+    gain = f"would gain {number(POINT * price, 2)} {u}."
+    if cap["kind"] in ("upper", "lower"):
+        return f"Moving the {cap['kind']} bound of {name} by one percentage point {gain}"
+    what = f"target.trust.{name}" if cap["kind"] == "trust" else f"the limit of group {name}"
+    return f"Moving {what} by {POINT:g} {gain}"
 
 
 def _price(floor: Mapping[str, Any], u: str) -> str:

@@ -78,9 +78,22 @@ def validation(study: Study, check: Validate) -> dict[str, Any]:
         "arms": {arm: _arm(study, records) for arm, records in paired.items()},
         "differences": differences,
         "gain_over_prior": asdict(gain),
+        "floors": [_floor(metric, allowed, paired) for metric, allowed in sorted(study.objective.floors.items())],
         "noise": float(np.std([study.objective.value(record.metrics) for record in ours], ddof=1)),
         "verdict": verdict(gain, others),
     }
+
+
+def _floor(metric: str, allowed: float, paired: Mapping[str, Sequence[RunRecord]]) -> dict[str, Any]:
+    """By what part of the prior's a metric got worse, over the seeds, against what was allowed."""
+    pairs = zip(paired[RECOMMENDED], paired[PRIOR], strict=True)
+    worse = Interval.paired([ours.metrics[metric] / prior.metrics[metric] - 1 for ours, prior in pairs])
+    span = f"{100 * LEVEL:g} % interval {100 * worse.low:+.2f} to {100 * worse.high:+.2f} %"
+    says = (
+        f"Measured, {metric} changes by {100 * worse.mean:+.2f} % against the prior ({span}); its floor allows "
+        f"{100 * allowed:+g} %."
+    )
+    return {"metric": metric, "allowed": allowed, **asdict(worse), "broken": worse.mean > allowed, "says": says}
 
 
 def trajectories(study: Study, check: Validate) -> list[dict[str, Any]]:

@@ -185,24 +185,32 @@ class Swarm:
 
 @dataclass(frozen=True)
 class Objective:
-    """Weighted mean of metrics; lower is better. Weights are as given, the mean divides by their sum."""
+    """Weighted mean of metrics; lower is better. Weights are as given, the mean divides by their sum.
+
+    `floors` maps a metric to the fraction by which it may get worse than at the prior (0.01: one percent; negative: it
+    must get better). A metric that is only guarded needs no weight.
+    """
 
     weights: Mapping[str, float]
+    floors: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check that the weights are usable."""
+        """Check that weights and floors are usable."""
         if not self.weights or any(not w >= 0 for w in self.weights.values()) or sum(self.weights.values()) <= 0:
             raise JobError(f"objective.weights: must be >= 0 and not all zero (got {dict(self.weights)}).")
+        if any(not (math.isfinite(fraction) and fraction > -1) for fraction in self.floors.values()):
+            raise JobError(f"objective.floors: must be finite and above -1 (got {dict(self.floors)}).")
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Metrics with a positive weight, sorted."""
-        return tuple(sorted(metric for metric, weight in self.weights.items() if weight > 0))
+        """Metrics with a positive weight or a floor, sorted."""
+        weighted = {metric for metric, weight in self.weights.items() if weight > 0}
+        return tuple(sorted(weighted | set(self.floors)))
 
     @property
     def weights_M(self) -> FloatArray:
-        """Weights [M] in the order of `metrics`, summing to 1."""
-        w_M = np.array([self.weights[metric] for metric in self.metrics], dtype=float)
+        """Weights [M] in the order of `metrics`, summing to 1; 0 for a metric that is only guarded."""
+        w_M = np.array([self.weights.get(metric, 0.0) for metric in self.metrics], dtype=float)
         return w_M / w_M.sum()
 
     def value(self, metrics: Mapping[str, float]) -> float:

@@ -1,16 +1,20 @@
-"""The mixtures that are allowed: simplex, bounds, and caps on how often the real run may repeat a domain.
+"""The mixtures that are allowed: simplex, bounds, epoch caps of the real run, groups, trust region, frozen proportions.
 
-Shapes: D domains in the order `space.names` (sorted: the order of a file cannot matter), N candidates.
+Shapes: D domains in the order `space.names` (sorted: the order of a file cannot matter), V domains and virtual domains,
+N candidates.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mixopt.constraints import Asked, Group, Region, Trust
 from mixopt.domains import Domain
 from mixopt.errors import InfeasibleSpace, JobError, did_you_mean
 from mixopt.mixture import FloatArray, Mixture
@@ -28,7 +32,9 @@ NEAR = 0.01  # Euclidean distance under which a mixture would tell nothing new
 class MixtureSpace:
     """Mixtures w with lower <= w <= upper and epochs(w) <= max_epochs for a run of `target_tokens`.
 
-    The prior is proportional to the available tokens unless given. Raises InfeasibleSpace when nothing is allowed.
+    `groups` bound the sums of several domains, `trust` the distance to the prior; `frozen` names virtual domains, sets
+    of domains whose relative proportions are given and which move as one. The prior is proportional to the available
+    tokens unless given. Raises InfeasibleSpace when nothing is allowed.
     """
 
     domains: tuple[Domain, ...]
@@ -37,6 +43,9 @@ class MixtureSpace:
     prior: Mixture | None = None
     lower: Mapping[str, float] = field(default_factory=dict)
     upper: Mapping[str, float] = field(default_factory=dict)
+    groups: Mapping[str, Group] = field(default_factory=dict)
+    trust: Trust = field(default_factory=Trust)
+    frozen: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Sort the domains, check names and feasibility."""
@@ -49,7 +58,11 @@ class MixtureSpace:
                     raise JobError(f"target.{key}.{name}: must be a proportion in [0, 1] (got {value}).")
         if self.prior is not None:
             self.prior.array(self.names)
+        self._check_listed()
+        self._check_groups()
         self._check_feasible()
+        if not self._bounds_only:
+            self.region  # noqa: B018 - raises InfeasibleSpace if groups, trust and bounds exclude each other
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -93,11 +106,24 @@ class MixtureSpace:
         e_D = self.target_tokens * mixture.array(self.names) / self.tokens_D
         return dict(zip(self.names, e_D.tolist(), strict=True))
 
+    @cached_property
+    def region(self) -> Region:
+        """All constraints in the form that exact solvers take."""
+        return Region.of(self._asked)
+
+    @cached_property
+    def _asked(self) -> Asked:
+        return Asked(self.names, self.lower_D, self.upper_D, self.prior_D, self.groups, self.trust, self.frozen)
+
+    @property
+    def _bounds_only(self) -> bool:
+        return not self.groups and self.trust == Trust() and not self.frozen
+
     def violations(self, mixture: Mixture) -> list[str]:
-        """One sentence for each broken bound; an empty list means allowed."""
-        epochs = self.epochs(mixture)
+        """One sentence for each broken constraint; an empty list means allowed."""
+        epochs, w_D = self.epochs(mixture), mixture.array(self.names)
         sentences = []
-        for name, w, low, high in zip(self.names, mixture.array(self.names), self.lower_D, self.bound_D, strict=True):
+        for name, w, low, high in zip(self.names, w_D, self.lower_D, self.bound_D, strict=True):
             if w < low - SLACK:
                 sentences.append(f"{name}: proportion {w:.6g} is below lower {low:.6g}")
             if w > high + SLACK:
@@ -107,30 +133,91 @@ class MixtureSpace:
                     f"{name}: {epochs[name]:.3g} epochs at {self.target_tokens:,} target tokens, "
                     f"max_epochs is {self.max_epochs:g}"
                 )
+        return sentences + self._broken_sets(mixture) + self._broken_trust(mixture)
+
+    def allowed(self, w_ND: FloatArray) -> NDArray[np.bool_]:
+        """Which rows [N] break no constraint. Rows that are no proportions break one."""
+        inside_N = np.all((w_ND >= self.lower_D - SLACK) & (w_ND <= self.upper_D + SLACK), axis=1)
+        if self._bounds_only:
+            return np.asarray(inside_N)
+        return np.array(
+            [
+                bool(inside) and not self.violations(Mixture.from_array(self.names, np.maximum(w_D, 0.0)))
+                for inside, w_D in zip(inside_N, w_ND, strict=True)
+            ]
+        )
+
+    def _broken_sets(self, mixture: Mixture) -> list[str]:
+        sentences = []
+        for name, group in sorted(self.groups.items()):
+            total = sum(mixture[domain] for domain in group.domains)
+            if total < group.lower - SLACK:
+                sentences.append(f"group {name}: sum {total:.6g} is below lower {group.lower:.6g}")
+            if total > group.upper + SLACK:
+                sentences.append(f"group {name}: sum {total:.6g} is above upper {group.upper:.6g}")
+        for name, shares in sorted(self.frozen.items()):
+            total = sum(mixture[domain] for domain in shares)
+            off = {domain: mixture[domain] - total * share for domain, share in shares.items()}
+            domain = max(off, key=lambda domain: abs(off[domain]))
+            if abs(off[domain]) > SLACK:
+                sentences.append(
+                    f"frozen {name}: {domain} is {mixture[domain] / total:.6g} of it, not {shares[domain]:.6g}"
+                )
+        return sentences
+
+    def _broken_trust(self, mixture: Mixture) -> list[str]:
+        sentences = []
+        if self.trust.kl is not None and (kl := mixture.kl(self.prior_mixture)) > self.trust.kl + SLACK:
+            sentences.append(f"{kl:.6g} nats from the prior, trust.kl is {self.trust.kl:g}")
+        l1 = float(np.abs(mixture.array(self.names) - self.prior_D).sum())
+        if self.trust.l1 is not None and l1 > self.trust.l1 + SLACK:
+            sentences.append(f"L1 distance {l1:.6g} from the prior, trust.l1 is {self.trust.l1:g}")
         return sentences
 
     def project(self, w_ND: FloatArray, upper_D: FloatArray | None = None) -> FloatArray:
-        """The points of the space proportional to the rows of `w_ND` ([N, D] or [D]) except where a bound holds.
+        """The mixtures within bounds and epoch caps proportional to the rows of `w_ND` ([N, D] or [D]) elsewhere.
 
-        Solves sum_j clip(s * w_j, lower_j, upper_j) = 1 for each row's scale s by bisection on log s; clipping first
-        and normalising afterwards would break the caps again.
+        Solves sum_v clip(s * w_v, lower_v, upper_v) = 1 for each row's scale s by bisection on log s; clipping first
+        and normalising afterwards would break the caps again. Virtual domains move as one; groups and the trust region
+        are `nearest`'s.
         """
-        upper_D = self.upper_D if upper_D is None else upper_D
-        w_ND = np.maximum(w_ND, 1e-12)
-        low, high = (np.full((*w_ND.shape[:-1], 1), end) for end in (-60.0, 60.0))
+        lower_V, upper_V = self._collapsed_bounds(self.upper_D if upper_D is None else upper_D)
+        w_NV = np.maximum(self.collapse(w_ND), 1e-12)
+        low, high = (np.full((*w_NV.shape[:-1], 1), end) for end in (-60.0, 60.0))
         for _ in range(60):
             middle = (low + high) / 2
-            sum_N = np.clip(np.exp(middle) * w_ND, self.lower_D, upper_D).sum(-1, keepdims=True)
+            sum_N = np.clip(np.exp(middle) * w_NV, lower_V, upper_V).sum(-1, keepdims=True)
             low, high = np.where(sum_N < 1, middle, low), np.where(sum_N < 1, high, middle)
-        p_ND = np.clip(np.exp(high) * w_ND, self.lower_D, upper_D)
-        free = (p_ND > self.lower_D) & (p_ND < upper_D)
-        held_N, free_N = (np.where(side, p_ND, 0.0).sum(-1, keepdims=True) for side in (~free, free))
-        return np.where(free, p_ND * (1 - held_N) / np.maximum(free_N, 1e-300), p_ND)
+        p_NV = np.clip(np.exp(high) * w_NV, lower_V, upper_V)
+        free = (p_NV > lower_V) & (p_NV < upper_V)
+        held_N, free_N = (np.where(side, p_NV, 0.0).sum(-1, keepdims=True) for side in (~free, free))
+        return self.expand(np.where(free, p_NV * (1 - held_N) / np.maximum(free_N, 1e-300), p_NV))
+
+    def collapse(self, w_ND: FloatArray) -> FloatArray:
+        """Proportions of virtual domains and of the other domains [N, V] or [V]."""
+        return w_ND @ (self._shares_DV > 0) if self.frozen else w_ND
+
+    def expand(self, r_NV: FloatArray) -> FloatArray:
+        """Proportions of domains [N, D] or [D] from those of virtual and other domains: p_j = r_v * share_jv."""
+        return r_NV @ self._shares_DV.T if self.frozen else r_NV
+
+    @cached_property
+    def _shares_DV(self) -> FloatArray:
+        return self._asked.shares_DV()
+
+    def _collapsed_bounds(self, upper_D: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Bounds [V] of virtual and other domains: the tightest of those of their parts."""
+        if not self.frozen:
+            return self.lower_D, upper_D
+        part_DV = np.where(self._shares_DV > 0, self._shares_DV, np.nan)
+        return np.nanmax(self.lower_D[:, None] / part_DV, axis=0), np.nanmin(upper_D[:, None] / part_DV, axis=0)
 
     def nearest(self, w_D: FloatArray) -> Mixture:
-        """The mixture of these proportions [D] where it is allowed, else its projection."""
+        """The mixture of these proportions [D] where it is allowed, else the allowed one with the smallest KL from it."""
         mixture = Mixture.from_array(self.names, w_D)
-        return mixture if not self.violations(mixture) else Mixture.from_array(self.names, self.project(w_D))
+        if not self.violations(mixture):
+            return mixture
+        return Mixture.from_array(self.names, self.project(w_D) if self._bounds_only else self.region.project(w_D))
 
     def dirichlet(self, count: int, rng: np.random.Generator) -> FloatArray:
         """Draw `count` mixtures [N, D] around the tempered prior; a larger count only adds to the end.
@@ -138,28 +225,56 @@ class MixtureSpace:
         Each draw picks one of 15 strengths s and samples Dirichlet(s * D * tempered prior), so that s is the
         mean concentration of a domain and the swarm is as dense for many domains as for few; proportions
         under 2e-4 become zero; draws outside the user's bounds or nearly equal to an earlier one are rejected.
-        Epoch caps are left to the proposer.
+        Virtual domains move as one. Epoch caps, groups and trust regions are left to the proposer.
 
         Source: RegMix (arXiv:2407.01492), reference code `synthesize_mixture.py`, where s is the concentration of all
         domains together; no near-duplicates, caps in the optimiser only: Olmix (arXiv:2602.12237).
         """
-        base_D = self.prior_D**TEMPERATURE
-        base_D = len(base_D) * base_D / base_D.sum()
-        w_ND = np.empty((count, len(base_D)))
+        base_V = self.collapse(self.prior_D) ** TEMPERATURE
+        base_V = len(base_V) * base_V / base_V.sum()
+        w_ND = np.empty((count, len(self.names)))
         for i, child in enumerate(rng.spawn(count)):
-            w_ND[i] = self._draw(child, base_D, w_ND[:i])
+            w_ND[i] = self._draw(child, base_V, w_ND[:i])
         return w_ND
 
-    def _draw(self, rng: np.random.Generator, base_D: FloatArray, earlier_ND: FloatArray) -> FloatArray:
-        w_D = base_D
+    def _draw(self, rng: np.random.Generator, base_V: FloatArray, earlier_ND: FloatArray) -> FloatArray:
+        w_D = self.expand(base_V)
         for _ in range(REJECTIONS):
-            w_D = rng.dirichlet(np.maximum(rng.choice(STRENGTHS) * base_D, 1e-9))
-            w_D = np.where(w_D < MINIMUM, 0.0, w_D)
-            w_D = w_D / w_D.sum()
+            r_V = rng.dirichlet(np.maximum(rng.choice(STRENGTHS) * base_V, 1e-9))
+            r_V = np.where(r_V < MINIMUM, 0.0, r_V)
+            w_D = self.expand(r_V / r_V.sum())
             inside = (w_D <= self.bound_D + SLACK).all() and (w_D >= self.lower_D - SLACK).all()
             if inside and (((earlier_ND - w_D) ** 2).sum(1) >= NEAR**2).all():
                 return w_D
         return self.project(w_D, self.bound_D)
+
+    def _check_groups(self) -> None:
+        for name, group in self.groups.items():
+            if not 0 <= group.lower <= group.upper <= 1:
+                raise JobError(
+                    f"target.groups.{name}: 0 <= lower <= upper <= 1 is needed (got {group.lower:g}, {group.upper:g})."
+                )
+        for key, value in (("kl", self.trust.kl), ("l1", self.trust.l1)):
+            if value is not None and not value > 0:
+                raise JobError(f"target.trust.{key}: must be positive (got {value:g}); only the prior itself is at 0.")
+
+    def _check_listed(self) -> None:
+        known = [(f"target.groups.{name}", list(group.domains)) for name, group in self.groups.items()]
+        known += [(f"frozen {name}", list(shares)) for name, shares in self.frozen.items()]
+        for where, listed in known:
+            for name in listed:
+                if name not in self.names:
+                    raise JobError(f"{where}: unknown domain {name!r}; {did_you_mean(name, self.names)}")
+            if not listed or len(set(listed)) < len(listed):
+                raise JobError(f"{where}: must list at least one domain, each once (got {listed}).")
+        for name, shares in self.frozen.items():
+            if any(not share > 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > SLACK:
+                raise JobError(f"frozen {name}: proportions must be positive and sum to 1 (got {dict(shares)}).")
+        twice = [
+            name for name, count in Counter(n for shares in self.frozen.values() for n in shares).items() if count > 1
+        ]
+        if twice:
+            raise JobError(f"frozen: {', '.join(twice)} would move with two virtual domains. Leave them in one.")
 
     def _check_feasible(self) -> None:
         if self.target_tokens <= 0:

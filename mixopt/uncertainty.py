@@ -30,10 +30,11 @@ from mixopt.errors import InfeasibleSpace, SwarmError
 from mixopt.laws.base import Law
 from mixopt.mixture import FloatArray
 from mixopt.plausible import LEAST
+from mixopt.proposers.proposal import Guard
 from mixopt.quality import LEVEL
 from mixopt.region import AT_BOUND, Region, search
 from mixopt.runs import Objective
-from mixopt.space import SLACK, MixtureSpace
+from mixopt.space import MixtureSpace
 
 STEP = 0.05
 
@@ -90,9 +91,17 @@ class Answer:
         """What the plausible laws predict [B, N, M]."""
         return np.array([law.predict(X_ND) for law in self.laws])
 
-    def mean(self, X_ND: FloatArray) -> FloatArray:
-        """The objective [N], mean over the plausible laws."""
-        return self.metrics(X_ND).mean(axis=0) @ self.objective.weights_M
+    @cached_property
+    def guard(self) -> Guard:
+        """The floors, as the fitted law sees them."""
+        return Guard.of(self.law, self.objective, self.space)
+
+    def value(self, X_ND: FloatArray) -> FloatArray:
+        """The objective [N], mean over the plausible laws; infinite where a constraint or a floor is broken."""
+        allowed_N = self.space.allowed(X_ND)
+        if self.guard.metrics:
+            allowed_N = allowed_N & self.guard.kept(self.law.predict(X_ND))
+        return np.where(allowed_N, self.metrics(X_ND).mean(axis=0) @ self.objective.weights_M, np.inf)
 
 
 def measure(answer: Answer, rng: np.random.Generator) -> dict[str, Any]:
@@ -101,7 +110,7 @@ def measure(answer: Answer, rng: np.random.Generator) -> dict[str, Any]:
     low_D, high_D = interval(answer.optima_BD)
     regret_B = regrets(answer)
     margin = float(np.quantile(regret_B, LEVEL, method="weibull"))
-    found = search(space, answer.mean, answer.p_D, answer.prior_D, answer.optima_BD, margin, rng)
+    found = search(space, answer.value, answer.p_D, answer.prior_D, answer.optima_BD, margin, rng)
     return {
         "level": LEVEL,
         "draws": len(answer.laws),
@@ -163,7 +172,7 @@ def region(answer: Answer, found: Region) -> dict[str, Any]:
 
 
 def effects(answer: Answer) -> dict[str, dict[str, Any]]:
-    """What moving each domain does, "up" and "down" by five points; None where a bound forbids the move."""
+    """What moving each domain does, "up" and "down" by five points; None where a constraint forbids the move."""
     moved = {
         (name, way): cox(answer.space, answer.p_D, j, step)
         for j, name in enumerate(answer.space.names)
@@ -181,13 +190,12 @@ def effects(answer: Answer) -> dict[str, dict[str, Any]]:
 
 
 def cox(space: MixtureSpace, p_D: FloatArray, j: int, step: float) -> FloatArray | None:
-    """The mixture [D] with p_j + step and the others in proportion; None where a bound forbids it."""
-    if p_D[j] >= 1:
+    """The mixture [D] with p_j + step and the others in proportion; None where a constraint forbids it."""
+    if p_D[j] >= 1 or p_D[j] + step < 0:
         return None
     q_D = p_D * (1 - p_D[j] - step) / (1 - p_D[j])
     q_D[j] = p_D[j] + step
-    inside = (q_D >= np.maximum(space.lower_D, 0) - SLACK).all() and (q_D <= space.upper_D + SLACK).all()
-    return q_D if inside else None
+    return q_D if space.allowed(q_D[None])[0] else None
 
 
 def verdict(gain: Mapping[str, Any], unit: str) -> str:

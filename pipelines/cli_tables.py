@@ -48,19 +48,25 @@ def propose(
     max_epochs: Annotated[float, typer.Option(help="How often the real run may repeat a domain.")] = 4.0,
     target: TargetOption = "mean",
     law: LawOption = "loglinear",
-    kl: Annotated[
-        float, typer.Option(help="Pull to the prior for convex laws, per nat of KL divergence.", min=0)
-    ] = 0.05,
-    seed: Annotated[int, typer.Option(help="Seed of the simulation for laws that are not convex.", min=0)] = 0,
+    kl: Annotated[float, typer.Option(help="Pull to the prior, per nat of KL divergence.", min=0)] = 0.05,
+    floor: Annotated[
+        list[str] | None,
+        typer.Option(help="A metric and by which fraction it may be worse than at the prior: code=0.01. Repeatable."),
+    ] = None,
+    trust_kl: Annotated[float | None, typer.Option(help="Largest KL divergence from the prior, in nats.")] = None,
+    trust_l1: Annotated[float | None, typer.Option(help="Largest sum of absolute differences to the prior.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the search for laws that are not convex.", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
     """Propose the best mixture for a real run, from runs made anywhere.
 
     Example: `mixopt propose --ratios ratios.csv --metrics metrics.csv --domains domains.csv --target-tokens 25_000_000_000`
     """
+    from mixopt.constraints import Trust
     from pipelines import swarm_files
 
-    wanted = swarm_files.Target(domains, _count(target_tokens), max_epochs, kl, seed)
+    trust = Trust(trust_kl, trust_l1)
+    wanted = swarm_files.Target(domains, _count(target_tokens), max_epochs, kl, seed, tuple(floor or ()), trust)
     with Bars().task(f"fit {law} and propose", None):
         found = swarm_files.propose(swarm_files.Request(ratios, metrics, target, law), wanted)
     Terminal(to_stderr=as_json).proposal(found)

@@ -149,8 +149,9 @@ class Question:
     @property
     def experiment(self) -> str:
         """The experiment's name: a lone metric by its name, several by their number and a hash of their shares."""
-        metrics = self.objective.metrics
-        shares = [f"{m}={w:.6g}" for m, w in zip(metrics, self.objective.weights_M, strict=True)]
+        weights = dict(zip(self.objective.metrics, self.objective.weights_M.tolist(), strict=True))
+        metrics = [metric for metric, weight in weights.items() if weight > 0]
+        shares = [f"{metric}={weights[metric]:.6g}" for metric in metrics]
         what = metrics[0] if len(metrics) == 1 else f"mean-of-{len(metrics)}-{digest(' '.join(shares))[:6]}"
         return f"mixopt/{self.corpus}@{self.fingerprint[:8]}/{what}"
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mixopt.constraints import Group, Trust
 from mixopt.domains import Domain, Manifest
 from mixopt.errors import JobError
-from mixopt.job import Job, ObjectiveSection, unknown_domains
+from mixopt.job import Job, unknown_domains
 from mixopt.laws import make
 from mixopt.mixture import Mixture
 from mixopt.runs import Objective, Proxy
+from mixopt.sections import ObjectiveSection
 from mixopt.space import MixtureSpace
 from mixopt.study import Method, Study
 from mixopt.validate import BEST, PRIOR, RECOMMENDED, UNIFORM
@@ -112,13 +114,16 @@ def make_space(job: Job, domains: tuple[Domain, ...]) -> MixtureSpace:
     """The mixtures that the real run may follow. Raises InfeasibleSpace if there is none."""
     target = job.target
     prior = Mixture(target.prior) if target.prior is not None else None
-    return MixtureSpace(domains, target.tokens, target.max_epochs, prior, target.lower, target.upper)
+    groups = {name: Group(tuple(group.domains), group.lower, group.upper) for name, group in target.groups.items()}
+    trust = Trust(target.trust.kl, target.trust.l1)
+    return MixtureSpace(domains, target.tokens, target.max_epochs, prior, target.lower, target.upper, groups, trust)
 
 
 def objective(section: ObjectiveSection, names: Sequence[str]) -> Objective:
-    """Weights on "bpb/<domain>": 1 for every domain, or for those listed, unless given."""
+    """Weights on "bpb/<domain>": 1 for every domain, or for those listed, unless given; floors on any domain."""
     listed = names if section.domains is None else section.domains
-    return Objective({f"bpb/{name}": section.weights.get(name, 1.0) for name in listed})
+    weights = {f"bpb/{name}": section.weights.get(name, 1.0) for name in listed}
+    return Objective(weights, {f"bpb/{name}": fraction for name, fraction in section.floors.items()})
 
 
 def supply(job: Job, manifest: Manifest, chosen: Setting) -> dict[str, int]:

@@ -94,10 +94,9 @@ def validate(job: Job, study: Study, answer: Recommendation, shop: Workshop) -> 
 def validated(checked: Study, check: Validate, notes: list[str]) -> dict[str, Any]:
     """The parts of the results that validation gives; a note instead where its runs failed: the answer stays."""
     try:
-        return {
-            "validation": results.validation(checked, check),
-            "trajectories": results.trajectories(checked, check),
-        }
+        measured = results.validation(checked, check)
+        notes += [floor["says"] for floor in measured["floors"] if floor["broken"]]
+        return {"validation": measured, "trajectories": results.trajectories(checked, check)}
     except RunFailed as e:
         notes.append(str(e))
         return {}
@@ -133,16 +132,21 @@ def conclude(
             "count": len(study.swarm.records),
             "derived": list(chosen.reasons),
         },
-        "objective": {"weights": dict(study.objective.weights)},
+        "objective": {"weights": dict(study.objective.weights), "floors": dict(study.objective.floors)},
         "predicted": results.predicted(answer),
         "uncertainty": answer.evidence.get("uncertainty"),
-        **{key: answer.evidence[key] for key in ("floors", "how", "cap_prices") if key in answer.evidence},
         "fit": answer.evidence.get("fit"),
+        "proposal": {key: answer.evidence.get(key) for key in ("how", "floors", "cap_prices")},
         "validation": None,
         "trajectories": [],
         "swarm": results.swarm(study),
         "cost": results.cost(runs, effort, 6.0 * target.parameters * target.tokens if target.parameters else None),
-        "notes": [*repetition_notes(job, study, manifest), *doubts(answer), *reduced(runs)],
+        "notes": [
+            *repetition_notes(job, study, manifest),
+            *answer.evidence.get("proposer_notes", ()),
+            *doubts(answer),
+            *reduced(runs),
+        ],
         "provenance": provenance(job, manifest),
     }
 

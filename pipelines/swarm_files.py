@@ -8,19 +8,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mixopt import compositional, quality
+from mixopt.constraints import Trust
 from mixopt.errors import DataError, JobError, did_you_mean
 from mixopt.handoff import load_mixture
 from mixopt.laws import make
-from mixopt.laws.base import ConvexLaw, Law
 from mixopt.mixture import FloatArray
-from mixopt.proposers import minimise, simulate
+from mixopt.proposers import Proposal, best_runs, propose_near
+from mixopt.proposers import propose as propose_mixture
 from mixopt.recommend import recommend, with_uncertainty
 from mixopt.runs import Objective
 from mixopt.space import MixtureSpace
@@ -28,8 +29,6 @@ from mixopt.tables import Table, metric_name, read_domains, read_swarm
 
 EACH = ("all", "mean")
 UNEVEN = 100.0
-CANDIDATES, KEPT = 100_000, 128  # where a law is simulated
-COARSE = 2_500  # and for each of the plausible laws
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Target:
-    """The real run that `propose` optimises for."""
+    """The real run that `propose` optimises for; `floors` are given as "metric=fraction"."""
 
     domains: Path
     tokens: int
     max_epochs: float
     kl: float
     seed: int
+    floors: Sequence[str] = ()
+    trust: Trust = field(default_factory=Trust)
 
 
 def fit(request: Request, test_ratios: Path | None, test_metrics: Path | None) -> dict[str, Any]:
@@ -88,21 +89,23 @@ def fit(request: Request, test_ratios: Path | None, test_metrics: Path | None) -
 
 
 def propose(request: Request, target: Target) -> dict[str, Any]:
-    """The best mixture by the law under the real run's bounds: exactly for convex laws, by simulation for others."""
-    table, objective, Y_RM = read(request)
+    """The best mixture by the law under the real run's constraints: exactly where the law is convex."""
+    table, objective, Y_RM = read(request, target.floors)
     domains, prior, lower, upper = read_domains(target.domains)
-    space = MixtureSpace(domains, target.tokens, target.max_epochs, prior, lower, upper)
+    space = MixtureSpace(domains, target.tokens, target.max_epochs, prior, lower, upper, trust=target.trust)
     X_RD = _columns(table.X_RD, table.names, space.names, "domain")
     law = make(request.law, quality.own_domains(space.names, objective.metrics)).fit(X_RD, Y_RM)
-    p_D = optimum(law, objective, space, target)
+    rng, best_ND = np.random.default_rng(target.seed), best_runs(X_RD, Y_RM @ objective.weights_M)
+    found = propose_mixture(law, objective, space, rng, target.kl, best_ND)
+    again = rng.spawn(1)[0]
     best = with_uncertainty(
-        recommend(space.names, objective, X_RD, Y_RM, law, p_D),
+        recommend(space.names, objective, X_RD, Y_RM, law, found),
         space,
         objective,
         (X_RD, Y_RM),
         law,
-        lambda other: optimum(other, objective, space, target, candidates=COARSE),
-        np.random.default_rng([target.seed, 1]),
+        lambda other: propose_near(found.p_D, other, objective, space, again, target.kl),
+        rng,
     )
     missing = best.evidence.get("not_measured")
     return {
@@ -116,9 +119,15 @@ def propose(request: Request, target: Target) -> dict[str, Any]:
         "effective_domains": best.mixture.effective_domains,
         "epochs": space.epochs(best.mixture),
         "kl_to_prior": finite(best.mixture.kl(space.prior_mixture)),
-        "distance_to_nearest_run": float(np.abs(X_RD - p_D).sum(1).min()),
+        "distance_to_nearest_run": float(np.abs(X_RD - found.p_D).sum(1).min()),
+        **{key: best.evidence[key] for key in ("how", "floors", "cap_prices")},
         "uncertainty": best.evidence.get("uncertainty"),
-        "notes": [*table.notes, *beyond(best.predicted, objective, Y_RM), *([missing] if missing else [])],
+        "notes": [
+            *table.notes,
+            *found.notes,
+            *beyond(best.predicted, objective, Y_RM),
+            *([missing] if missing else []),
+        ],
     }
 
 
@@ -127,7 +136,8 @@ def predict(request: Request, mixture: Path) -> dict[str, Any]:
     table, objective, Y_RM = read(request)
     law = make(request.law, quality.own_domains(table.names, objective.metrics)).fit(table.X_RD, Y_RM)
     given = load_mixture(mixture)
-    found = recommend(table.names, objective, table.X_RD, Y_RM, law, given.array(table.names))
+    at = Proposal(given.array(table.names), 0.0, "given")
+    found = recommend(table.names, objective, table.X_RD, Y_RM, law, at)
     return {
         "predicted": {
             "objective": found.predicted["objective"],
@@ -157,26 +167,27 @@ def unexplored(table: Table) -> list[str]:
     return [f"{said} Merge domains that always move together, or add runs that move them apart."]
 
 
-def optimum(
-    law: Law, objective: Objective, space: MixtureSpace, target: Target, candidates: int = CANDIDATES
-) -> FloatArray:
-    """The mixture [D] with the lowest predicted objective, plus the pull to the prior for convex laws."""
-    if isinstance(law, ConvexLaw):
-        return minimise(law.curve(objective.weights_M), space, target.kl)
-    rng = np.random.default_rng(target.seed)
-    keep = max(1, candidates * KEPT // CANDIDATES)
-    return simulate(lambda X_ND: law.predict(X_ND) @ objective.weights_M, space, rng, candidates, keep)
-
-
-def read(request: Request) -> tuple[Table, Objective, FloatArray]:
+def read(request: Request, floors: Sequence[str] = ()) -> tuple[Table, Objective, FloatArray]:
     """The runs, the objective over the chosen metrics, and these metrics [R, M]."""
     table = read_swarm(request.ratios, request.metrics)
     chosen = metric_name(request.target)
     if request.target not in EACH and chosen not in table.metrics:
         raise JobError(f"--target: unknown metric {request.target!r}; {did_you_mean(chosen, [*table.metrics, *EACH])}")
     wanted = table.metrics if request.target in EACH else (chosen,)
-    objective = Objective(dict.fromkeys(wanted, 1.0))
+    objective = Objective(dict.fromkeys(wanted, 1.0), dict(_floor(text, table.metrics) for text in floors))
     return table, objective, _metrics(table, objective)
+
+
+def _floor(text: str, metrics: Sequence[str]) -> tuple[str, float]:
+    """A metric and the fraction by which it may be worse than at the prior, from "code=0.01"."""
+    given, _, fraction = text.rpartition("=")
+    chosen = next((name for name in (given, metric_name(given), f"bpb/{given}") if name in metrics), None)
+    if chosen is None:
+        raise JobError(f"--floor {text}: unknown metric {given!r}; {did_you_mean(given, metrics)}")
+    try:
+        return chosen, float(fraction)
+    except ValueError:
+        raise JobError(f"--floor {text}: must look like {given}=0.01, a fraction (got {fraction!r}).") from None
 
 
 def _metrics(table: Table, objective: Objective) -> FloatArray:

@@ -112,6 +112,10 @@ class Terminal:
             for name, w in found["mixture"].items()
         ]
         self.table(["domain", "proportion", *title, "epochs"], rows)
+        for floor in found["floors"]:
+            price = "" if floor["price"] is None else f", price {_number(floor['price'])} per unit of the limit"
+            limit = f"at most {_number(floor['limit'])}, predicted {_number(floor['predicted'])}"
+            self.lines([f"floor on {floor['metric']}: {limit}{price}"])
         self.prediction(found)
         self.lines([uncertainty.verdict(known["gain"], "of the objective")] if known else [])
 

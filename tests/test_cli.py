@@ -136,6 +136,13 @@ def test_results_can_be_fitted_proposed_and_predicted(mixopt: Run, searched: Pat
     assert known["gain"]["low"] <= known["gain"]["high"]
     for name, (low, high) in known["region"]["ranges"].items():
         assert low - 1e-9 <= found["mixture"][name] <= high + 1e-9
+    guarded = (*target, "--floor", "gamma=0.001", "--trust-kl", 0.3)
+    code, kept, _ = mixopt("propose", *swarm, "--target", "bpb/alpha", "--law", "loglinear", *guarded)
+    assert (code, kept["how"]) == (0, "exact")
+    assert kept["kl_to_prior"] <= 0.3
+    assert [floor["metric"] for floor in kept["floors"]] == ["bpb/gamma"]
+    assert kept["floors"][0]["predicted"] <= kept["floors"][0]["limit"] * (1 + 1e-6)
+    assert mixopt("propose", *swarm, *target, "--floor", "gama=0.001")[0] == 2
     (tmp_path / "m.json").write_text(json.dumps(found["mixture"]))
     code, predicted, _ = mixopt("predict", *swarm, "--law", "loglinear", "--mixture", tmp_path / "m.json")
     assert code == 0

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from mixopt.constraints import Group, Trust
+from mixopt.domains import Domain
 from mixopt.errors import JobError
 from mixopt.job import load, parse
 from mixopt.methods.olmix import Olmix
 from mixopt.methods.regmix import RegMix
+from mixopt.runs import Objective
 from mixopt.yaml_text import dump_yaml, parse_yaml
+from pipelines.plan import make_space, objective
 
 MINIMAL = {"name": "x", "data": {"source": "environment"}, "target": {"tokens": 1000}}
 
@@ -76,7 +80,7 @@ def test_everything_wrong_is_said_at_once() -> None:
         ({"method": "olmx"}, "method.name: unknown method 'olmx'; did you mean 'olmix'?"),
         ({"method": {"name": "olmix", "kll": 1}}, "method.kll: no such key; did you mean 'kl'?"),
         ({"method": {"name": "regmix", "keep": "many"}}, "method.keep: input should be a valid integer"),
-        ({"method": {"name": "regmix", "law": "gp"}}, "method.law: input should be 'lightgbm'"),
+        ({"method": {"name": "regmix", "law": "gpu"}}, "method.law: input should be 'auto'"),
         ({"export": ["megatorn"]}, "export: unknown backend 'megatorn'; did you mean 'megatron'?"),
         ({"validate": {"seeds": 2}}, "validate.seeds: an interval needs at least 3 paired seeds"),
         ({"data": {}}, "data: give exactly one of domains and source"),
@@ -85,6 +89,17 @@ def test_everything_wrong_is_said_at_once() -> None:
         ({"target": {"tokens": 0}}, "target.tokens: input should be greater than 0 (got 0)"),
         ({"target": {"tokens": float("inf")}}, "target.tokens"),
         ({"target": {"tokens": 5, "upper": {"web": 2}}}, "target.upper.web: input should be less than or equal to 1"),
+        ({"target": {"tokens": 5, "trust": {"k": 1}}}, "target.trust.k: no such key"),
+        ({"target": {"tokens": 5, "trust": {"kl": 0}}}, "target.trust.kl: input should be greater than 0"),
+        (
+            {"target": {"tokens": 5, "groups": {"g": {"domains": []}}}},
+            "target.groups.g.domains: list should have at least 1",
+        ),
+        (
+            {"target": {"tokens": 5, "groups": {"g": {"domains": ["a"], "lower": 0.5, "upper": 0.1}}}},
+            "lower 0.5 is above",
+        ),
+        ({"objective": {"floors": {"web": -1}}}, "objective.floors.web: input should be greater than -1"),
         ({"name": "../x"}, "name: string should match pattern"),
         ({"compute": {"executor": "slurm"}}, "compute.executor: input should be 'local' or 'ray' (got 'slurm')"),
     ],
@@ -97,12 +112,14 @@ def test_unknown_domains_in_bounds_and_weights() -> None:
     body = {
         **MINIMAL,
         "data": {"domains": {"web": {"path": "w"}, "code": {"path": "c"}}},
-        "target": {"tokens": 5, "lower": {"wbe": 0.1}},
-        "objective": {"weights": {"cod": 2}},
+        "target": {"tokens": 5, "lower": {"wbe": 0.1}, "groups": {"text": {"domains": ["web", "cde"]}}},
+        "objective": {"weights": {"cod": 2}, "floors": {"wb": 0.01}},
     }
     said = problems(body)
     assert "target.lower: unknown domain 'wbe'; did you mean 'web'?" in said
     assert "objective.weights: unknown domain 'cod'; did you mean 'code'?" in said
+    assert "objective.floors: unknown domain 'wb'; did you mean 'web'?" in said
+    assert "target.groups.text.domains: unknown domain 'cde'; did you mean 'code'?" in said
 
 
 @pytest.mark.parametrize(
@@ -202,3 +219,21 @@ def test_tracking_none_stays_none(given: object) -> None:
     job = parse({**MINIMAL, "tracking": given}, "job")
     assert job.tracking.mlflow is None
     assert parse(parse_yaml(dump_yaml(job.to_json()), "lock"), "lock").tracking.mlflow is None
+
+
+def test_groups_trust_and_floors_reach_the_space_and_the_objective() -> None:
+    target = {"tokens": 1000, "trust": {"kl": 0.5}, "groups": {"text": {"domains": ["web", "law"], "upper": 0.7}}}
+    asked = {"domains": ["web"], "floors": {"code": 0.01}}
+    job = parse({**MINIMAL, "target": target, "objective": asked}, "job")
+    space = make_space(job, tuple(Domain(name, 1000) for name in ("code", "law", "web")))
+    assert (space.groups, space.trust) == ({"text": Group(("web", "law"), 0.0, 0.7)}, Trust(kl=0.5))
+    found = objective(job.objective, space.names)
+    assert (found.metrics, found.weights_M.tolist()) == (("bpb/code", "bpb/web"), [0.0, 1.0])
+    assert found.floors == {"bpb/code": 0.01}
+    assert found.value({"bpb/code": 9.0, "bpb/web": 2.0}) == 2.0
+
+
+@pytest.mark.parametrize("fraction", [-1.0, float("nan"), float("inf")])
+def test_floors_that_mean_nothing_are_refused(fraction: float) -> None:
+    with pytest.raises(JobError, match=r"objective\.floors: must be finite and above -1"):
+        Objective({"bpb/web": 1.0}, {"bpb/code": fraction})

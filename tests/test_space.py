@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixopt.constraints import Group, Trust
 from mixopt.domains import Domain
 from mixopt.errors import InfeasibleSpace, JobError
 from mixopt.mixture import Mixture
@@ -101,3 +102,91 @@ def test_order_of_domains_cannot_matter() -> None:
     other = MixtureSpace((LAW, WEB, CODE), 1000)
     rngs = [np.random.default_rng(1) for _ in range(2)]
     assert np.array_equal(space().dirichlet(9, rngs[0]), other.dirichlet(9, rngs[1]))
+
+
+def three(**more: object) -> MixtureSpace:
+    """Three domains of a billion tokens for a run of a billion: no cap binds, the prior is even."""
+    return MixtureSpace(tuple(Domain(name, 10**9) for name in ("a", "b", "c")), 10**9, **more)  # type: ignore[arg-type]
+
+
+EVERYTHING = {
+    "upper": {"a": 0.5},
+    "groups": {"ab": Group(("a", "b"), 0.2, 0.5)},
+    "trust": Trust(kl=0.3, l1=0.6),
+}
+
+
+def test_violations_say_each_broken_constraint() -> None:
+    space = three(**EVERYTHING, frozen={"bc": {"b": 0.25, "c": 0.75}})
+    said = space.violations(Mixture({"a": 0.8, "b": 0.15, "c": 0.05}))
+    for sentence in (
+        "a: proportion 0.8 is above upper 0.5",
+        "group ab: sum 0.95 is above upper 0.5",
+        "frozen bc: ",
+        "nats from the prior, trust.kl is 0.3",
+        "L1 distance 0.933333 from the prior, trust.l1 is 0.6",
+    ):
+        assert any(sentence in one for one in said), (sentence, said)
+    assert len(said) == 5
+    assert "below lower 0.2" in three(groups=EVERYTHING["groups"]).violations(Mixture({"a": 0, "b": 0.1, "c": 0.9}))[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"groups": {"ab": Group(("a", "d"))}}, "unknown domain 'd'"),
+        ({"groups": {"ab": Group(("a", "b"), 0.5, 0.4)}}, "0 <= lower <= upper <= 1"),
+        ({"groups": {"none": Group(())}}, "at least one domain"),
+        ({"trust": Trust(kl=0.0)}, "trust.kl: must be positive"),
+        ({"trust": Trust(l1=-1.0)}, "trust.l1: must be positive"),
+        ({"frozen": {"x": {"a": 0.5, "b": 0.6}}}, "sum to 1"),
+        ({"frozen": {"x": {"a": 0.5, "b": 0.5}, "y": {"b": 0.5, "c": 0.5}}}, "b would move with two"),
+    ],
+)
+def test_constraints_that_make_no_sense_are_refused(more: dict, sentence: str) -> None:
+    with pytest.raises(JobError, match=sentence):
+        three(**more)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (
+            {"groups": {"ab": Group(("a", "b"), 0.8), "bc": Group(("b", "c"), 0.5)}, "upper": {"b": 0.1}},
+            r"groups\.ab\.lower and groups\.bc\.lower cannot hold .* miss by 0\.1",
+        ),
+        ({"groups": {"ab": Group(("a", "b"), 0.9)}, "upper": {"a": 0.3, "b": 0.3}}, r"groups\.ab\.lower cannot hold"),
+        ({"groups": {"a": Group(("a",), 0.5, 0.5), "b": Group(("b",), 0.6, 0.6)}}, r"groups\.a and groups\.b cannot"),
+        ({"lower": {"a": 0.9}, "trust": Trust(kl=0.1)}, r"trust\.kl is 0\.1, but .* is 0\.7\d* nats"),
+        ({"lower": {"a": 0.9}, "trust": Trust(l1=0.1)}, r"trust\.l1 cannot hold .* miss by"),
+        ({"upper": {"a": 0.1}, "frozen": {"x": {"a": 0.5, "b": 0.5}}, "lower": {"b": 0.3}}, "frozen"),
+    ],
+)
+def test_constraints_that_exclude_each_other_are_named(more: dict, sentence: str) -> None:
+    with pytest.raises(InfeasibleSpace, match=sentence):
+        three(**more)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_nearest_mixture_is_allowed_under_every_constraint(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    space = three(**EVERYTHING, frozen={"bc": {"b": 0.25, "c": 0.75}} if seed % 2 else {})
+    w_D = rng.dirichlet(np.full(3, 0.3))
+    nearest = space.nearest(w_D)
+    assert space.violations(nearest) == []
+    if space.violations(Mixture.from_array(space.names, w_D)) == []:
+        assert nearest == Mixture.from_array(space.names, w_D)
+
+
+def test_the_nearest_mixture_has_the_smallest_divergence() -> None:
+    """A group of two held at .5 scales each side in proportion: that is the KL projection."""
+    nearest = three(groups={"ab": Group(("a", "b"), 0.0, 0.5)}).nearest(np.array([0.6, 0.3, 0.1]))
+    np.testing.assert_allclose(nearest.array(("a", "b", "c")), [1 / 3, 1 / 6, 0.5], atol=1e-6)
+
+
+def test_draws_move_virtual_domains_as_one_and_leave_groups_to_the_proposer() -> None:
+    space = three(**EVERYTHING, frozen={"bc": {"b": 0.25, "c": 0.75}})
+    w_ND = space.dirichlet(40, np.random.default_rng(0))
+    np.testing.assert_allclose(w_ND[:, 2], 3 * w_ND[:, 1], atol=1e-12)
+    assert (w_ND[:, 0] <= 0.5 + 1e-9).all()
+    assert (w_ND[:, 0] + w_ND[:, 1] > 0.5).any()

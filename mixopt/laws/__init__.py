@@ -21,6 +21,21 @@ from mixopt.laws.mixinglaws import MixingLaws
 from mixopt.laws.quadratic import Quadratic
 from mixopt.laws.sparse_quadratic import SparseQuadratic
 
+LawName = Literal[
+    "auto",
+    "autoscale",
+    "bimix",
+    "effdata",
+    "gp",
+    "implicit",
+    "lightgbm",
+    "linear",
+    "loglinear",
+    "mixinglaws",
+    "quadratic",
+    "sparse_quadratic",
+]
+
 LAWS: dict[str, type[Law]] = {
     "effdata": EffData,
     "lightgbm": LightGBM,

@@ -104,7 +104,7 @@ class EffData:
 
     def curve(self, weights_M: FloatArray) -> Curve:
         """The weighted mean of the metrics, its gradient and Hessian by the derivatives of s."""
-        theta_MP, scale_M = self.theta_, weights_M * self.scale_
+        theta_MP, scale_M = self.theta_[weights_M > 0], (weights_M * self.scale_)[weights_M > 0]
         floor = float(weights_M @ self.centre_ + scale_M @ theta_MP[:, 1])
         A_M, alpha_M = scale_M * np.exp(theta_MP[:, 0]), np.exp(theta_MP[:, 3])
 

@@ -96,7 +96,8 @@ class LogLinear:
 
     def curve(self, weights_M: FloatArray) -> Curve:
         """The weighted mean of the metrics: sum_m w_m (c_m + u_m), gradient and Hessian sum_m w_m u_m t_m (t_m')."""
-        floor, t_MD = float(weights_M @ np.exp(self.log_c_)), self.t_
+        used = weights_M > 0
+        floor, t_MD, weights_M = float(weights_M @ np.exp(self.log_c_)), self.t_[used], weights_M[used]
 
         def value(p_D: FloatArray) -> tuple[float, FloatArray, FloatArray]:
             u_M = weights_M * np.exp(t_MD @ p_D)

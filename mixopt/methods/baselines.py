@@ -42,7 +42,7 @@ class Uniform:
 class UniMax:
     """As uniform as the epoch caps allow: every domain gets the same proportion or, if less, its cap.
 
-    Source: Chung et al. 2023, UniMax (arXiv:2304.09151); the user's bounds count as caps here.
+    Source: Chung et al. 2023, UniMax (arXiv:2304.09151); all other constraints count as caps do.
     """
 
     def ask(self, study: Study, rng: np.random.Generator) -> list[RunSpec]:
@@ -50,9 +50,9 @@ class UniMax:
         return []
 
     def recommend(self, study: Study, rng: np.random.Generator) -> Recommendation:
-        """min(level, cap) for the level at which proportions sum to one."""
+        """min(level, cap) for the level at which proportions sum to one; the nearest to uniform under other constraints."""
         space = study.space
-        return Recommendation(Mixture.from_array(space.names, space.project(np.ones(len(space.names)))))
+        return Recommendation(space.nearest(np.full(len(space.names), 1 / len(space.names))))
 
 
 def _allowed(study: Study, mixture: Mixture, what: str) -> Recommendation:

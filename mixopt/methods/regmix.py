@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -21,13 +20,11 @@ from mixopt.designs import mixtures
 from mixopt.errors import JobError
 from mixopt.laws.base import Law
 from mixopt.mixture import FloatArray
-from mixopt.proposers import simulate
+from mixopt.proposers import COARSE, simulation
 from mixopt.quality import own_domains
 from mixopt.recommend import recommend, with_uncertainty
 from mixopt.runs import RunSpec
 from mixopt.study import Recommendation, Study
-
-COARSE = 40
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class RegMix:
     `law` is the regressor, `candidates` N, `keep` k.
     """
 
-    law: Literal["lightgbm", "effdata", "loglinear", "linear"] = "lightgbm"
+    law: laws.LawName = "lightgbm"
     candidates: int = 100_000
     keep: int = 128
 
@@ -55,21 +52,12 @@ class RegMix:
         X_RD, Y_RM = study.table()
         own = own_domains(study.space.names, study.objective.metrics)
         law = laws.make(self.law, own).fit(X_RD, Y_RM)
-        p_D = self._search(study, law, rng, 1)
-        best = recommend(study.space.names, study.objective, X_RD, Y_RM, law, p_D)
-        again = rng.spawn(1)[0]  # the same candidates for every plausible law
-        return with_uncertainty(
-            best,
-            study.space,
-            study.objective,
-            (X_RD, Y_RM),
-            law,
-            lambda other: self._search(study, other, copy.deepcopy(again), COARSE),
-            rng,
-        )
+        objective, space, keep = study.objective, study.space, max(1, self.keep // COARSE)
+        found = simulation(law, objective, space, rng, 0.0, self.candidates, self.keep)
+        again, candidates = rng.spawn(1)[0], max(keep, self.candidates // COARSE)
 
-    def _search(self, study: Study, law: Law, rng: np.random.Generator, part: int) -> FloatArray:
-        """Step 4 with one in `part` of the candidates, of which the same fraction is kept."""
-        weights_M, keep = study.objective.weights_M, max(1, self.keep // part)
-        candidates = max(keep, self.candidates // part)
-        return simulate(lambda X_ND: law.predict(X_ND) @ weights_M, study.space, rng, candidates, keep)
+        def optimum(other: Law) -> FloatArray:
+            return simulation(other, objective, space, copy.deepcopy(again), 0.0, candidates, keep).p_D
+
+        best = recommend(space.names, objective, X_RD, Y_RM, law, found)
+        return with_uncertainty(best, space, objective, (X_RD, Y_RM), law, optimum, rng)

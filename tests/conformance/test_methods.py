@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
+from mixopt.constraints import Group, Trust
 from mixopt.errors import InfeasibleSpace, SwarmError
+from mixopt.laws import LAWS, LawName
 from mixopt.methods import METHODS
 from mixopt.methods.olmix import Olmix
 from mixopt.methods.regmix import RegMix
 from mixopt.progress import Silent
+from mixopt.runs import Objective
 from mixopt.search import Workshop
 from mixopt.space import MixtureSpace
 from mixopt.store import Store
@@ -122,3 +126,42 @@ def test_the_prediction_is_near_the_truth(name: str, toy_study: Study, toy: Toy,
     low, high = found.interval
     width = high - low
     assert low - width < truth < high + width
+
+
+def test_methods_take_every_law() -> None:
+    assert sorted(get_args(LawName)) == sorted(LAWS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_groups_and_trust_regions_hold_or_are_refused(name: str, toy_study: Study, toy: Toy, tmp_path: Path) -> None:
+    groups = {"cd": Group(("c", "d"), 0.35, 0.45)}
+    space = MixtureSpace(toy_study.space.domains, 1000, max_epochs=4, groups=groups, trust=Trust(kl=0.1))
+    try:
+        _, found = conclude(replace(toy_study, space=space), ROWS[name], toy, tmp_path)
+    except InfeasibleSpace as e:
+        assert name in ("prior", "uniform")
+        assert "group cd" in str(e)
+    else:
+        assert space.violations(found.mixture) == []
+
+
+@pytest.mark.parametrize(("name", "law"), [("olmix", "loglinear"), ("olmix", "quadratic"), ("regmix", "lightgbm")])
+def test_floors_hold_in_the_law_and_their_prices_are_evidence(
+    name: str, law: str, toy_study: Study, toy: Toy, tmp_path: Path
+) -> None:
+    objective = Objective({"bpb/a": 1.0, "bpb/b": 1.0}, {"bpb/d": 0.0})
+    method = METHODS[name](law=law)
+    study, found = conclude(replace(toy_study, objective=objective), method, toy, tmp_path)
+    assert study.objective.metrics == ("bpb/a", "bpb/b", "bpb/d")
+    assert study.objective.weights_M.tolist() == [0.5, 0.5, 0.0]
+    (floor,) = found.evidence["floors"]
+    assert floor["metric"] == "bpb/d"
+    assert found.predicted["bpb/d"] == pytest.approx(floor["predicted"])
+    assert floor["predicted"] <= floor["limit"] * (1 + 1e-6)
+    assert found.evidence["how"] == ("exact" if law == "loglinear" else found.evidence["how"])
+    if found.evidence["how"] == "exact":
+        free = method.recommend(
+            replace(study, objective=Objective({"bpb/a": 1.0, "bpb/b": 1.0})), np.random.default_rng(0)
+        )
+        assert floor["price"] > 1e-3
+        assert free.predicted["objective"] < found.predicted["objective"]
