@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from mixopt.handoff import load_mixture
+from mixopt.scale_laws import SCALE_LAWS
 from mixopt.tables import read_swarm
 
 Run = Callable[..., tuple[int, dict, str]]
@@ -332,9 +333,10 @@ def test_fit_says_where_runs_do_not_tell_domains_apart(mixopt: Run, tmp_path: Pa
 
 def test_laws_say_what_they_offer(mixopt: Run) -> None:
     _, found, seen = mixopt("laws")
-    offered = {name: (row["convex"], row["smooth"], row["posterior"], row["min_runs"]) for name, row in found.items()}
+    keys = ("convex", "smooth", "posterior", "min_runs")
+    offered = {name: tuple(row[key] for key in keys) for name, row in found.items() if not row["scale_aware"]}
     assert offered["loglinear"] == ("always", True, True, 12)
     assert offered["quadratic"] == ("sometimes", True, True, 10)
     assert offered["lightgbm"] == ("never", False, False, 16)
-    assert not any(row["scale_aware"] or row["repetition_aware"] for row in found.values())
+    assert {name for name, row in found.items() if row["scale_aware"]} == set(SCALE_LAWS)
     assert "sometimes" in seen

@@ -271,11 +271,21 @@ def uncertain(domains: int = 6) -> dict[str, Any]:
         d["epochs"] = d["recommended"] * body["target"]["tokens"] / d["tokens"]
     noise = {"objective": 0.004, "metrics": dict.fromkeys(objective.metrics, 0.01), "source": "law", "runs": 64}
     body["uncertainty"] = {"source": "bootstrap", "noise": noise, **uncertainty.measure(answer, rng)}
-    body["floors"] = [
-        {"metric": "bpb/code", "limit": 0.95, "predicted": 0.95, "price": 0.2},
-        {"metric": "bpb/web", "limit": 0.99, "predicted": 0.91, "price": 0.0},
-    ]
-    body["cap_prices"] = {"code": 0.12, "web": 0.0}
+    body["proposal"] = {
+        "how": "exact",
+        "floors": [
+            {"metric": "bpb/code", "limit": 0.95, "predicted": 0.95, "price": 0.2},
+            {"metric": "bpb/web", "limit": 0.99, "predicted": 0.91, "price": 0.0},
+        ],
+        "cap_prices": [
+            {"name": "code", "kind": "max_epochs", "limit": 0.3, "price": 0.12, "per_epoch": 0.007},
+            {"name": "kl", "kind": "trust", "limit": 0.5, "price": 0.03, "per_epoch": None},
+            {"name": "web", "kind": "lower", "limit": 0.1, "price": 0.02, "per_epoch": None},
+        ],
+    }
+    if body["validation"]:
+        change = {"allowed": 0.01, "mean": 0.0182, "low": 0.0051, "high": 0.0313}
+        body["validation"]["floors"] = [{"metric": "bpb/code", **change, "broken": True, "says": "code is worse"}]
     return json.loads(json.dumps(body, allow_nan=False))
 
 
@@ -421,8 +431,12 @@ def test_uncertainty_is_shown_as_it_was_measured(pages: dict[str, str]) -> None:
     assert f"Of {moves} moves that the bounds allow" in page
     assert "Loosening the floor on code by 0.01 would gain 0.0020 bits per byte." in page
     assert "The floor on web costs nothing." in page
-    assert "One more percentage point of code would gain 0.0012 bits per byte." in page
-    assert "point of web" not in page
+    assert "One more epoch of code would gain 0.0070 bits per byte." in page
+    assert "Moving target.trust.kl by 0.01 would gain 0.00030 bits per byte." in page
+    assert "Moving the lower bound of web by one percentage point would gain 0.00020 bits per byte." in page
+    cost = page[page.index("<h2>What the limits") :]
+    row = cost[cost.index("<tr", cost.index("<tbody")) : cost.index("</tr>", cost.index("<tbody"))]
+    assert [cell in row for cell in ("worse", "+1.00 %", "+1.82 %", "+0.51 to +3.13 %")] == [True] * 4
 
 
 def test_the_laws_word_stands_where_nothing_was_validated() -> None:
