@@ -1,7 +1,8 @@
 """The laws that the runs leave plausible beside the fitted one, and how noisy one run is.
 
-A law that knows its posterior is asked for draws from it. For any other the runs are drawn again with replacement and
-a copy of the law is fitted to each such swarm (the bootstrap): what the copies disagree on is what the runs leave open.
+The runs are drawn again with replacement and a copy of the law is fitted to each such swarm (the bootstrap): what the
+copies disagree on is what the runs leave open, errors that metrics share included. Only a law that is not convex and
+knows its posterior is asked for draws from it instead: it takes seconds to fit, and its draws treat metrics as independent.
 Runs of equal mixtures (other seeds) are drawn together: they share what the law gets wrong about their mixture, so
 that each of them alone says less than a run of a mixture of its own.
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,7 @@ from mixopt.errors import SwarmError
 from mixopt.laws.base import ConvexLaw, Law, PosteriorLaw
 from mixopt.mixture import FloatArray
 
-MANY, FEW = 64, 24
+MANY, FEW = 39, 24
 LEAST = 19  # with fewer draws the ends of a 90 % interval are not inside of them
 TRIES = 2  # fits for each law wanted, where some swarms drawn are refused
 
@@ -45,9 +47,14 @@ class Noise:
 def draws(law: Law) -> int:
     """How many plausible laws are worth their time: each takes a fit and the search for its optimum.
 
-    Convex laws are fitted and minimised in milliseconds, others take up to a second for each.
+    Convex laws are fitted and minimised in a fraction of a second, others take seconds for each.
     """
     return MANY if isinstance(law, ConvexLaw) else FEW
+
+
+def drawn(law: Law) -> TypeGuard[PosteriorLaw]:
+    """Whether plausible laws are draws from this one's posterior, not fits to runs drawn again."""
+    return isinstance(law, PosteriorLaw) and not isinstance(law, ConvexLaw)
 
 
 def plausible(
@@ -58,7 +65,7 @@ def plausible(
     Raises SwarmError if too few of the swarms drawn can be fitted.
     """
     count = draws(law) if count is None else count
-    if isinstance(law, PosteriorLaw):
+    if drawn(law):
         return law.draw(rng, count)
     cluster_R = np.unique(X_RD, axis=0, return_inverse=True)[1].reshape(-1)
     found: list[Law] = []

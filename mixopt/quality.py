@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from mixopt.errors import SwarmError
-from mixopt.laws.base import Law
+from mixopt.laws.base import CrossValidatedLaw, Law
 from mixopt.mixture import FloatArray
 from mixopt.runs import Objective
 
@@ -39,9 +39,9 @@ class Fit:
 
 
 def out_of_fold(law: Law, X_RD: FloatArray, Y_RM: FloatArray, folds: int = 10) -> FloatArray:
-    """Predictions [R, M] for each run by a copy of the law that has not seen it.
+    """Predictions [R, M] for each run of a law fitted to these, by a copy of the law that has not seen it.
 
-    Run r is left out with fold r modulo `folds`. Where so many runs left out would be too many for the law, fewer are
+    A law that was cross-validated by its own fit has them. For others run r is left out with fold r modulo `folds`. Where so many runs left out would be too many for the law, fewer are
     left out at a time, down to one. Raises SwarmError if even that leaves too few.
     """
     runs, needed = len(X_RD), law.min_runs(X_RD.shape[1])
@@ -50,6 +50,8 @@ def out_of_fold(law: Law, X_RD: FloatArray, Y_RM: FloatArray, folds: int = 10) -
             f"out of fold: {runs} good runs, and {type(law).__name__} needs {needed} besides those left out. "
             f"Ask for at least {needed + 1} (proxies.count)."
         )
+    if isinstance(law, CrossValidatedLaw) and law.out_of_fold_[0].shape == Y_RM.shape:
+        return law.out_of_fold_[0]
     folds = min(runs, max(folds, math.ceil(runs / (runs - needed))))
     fold_R = np.arange(runs) % folds
     P_RM = np.empty_like(Y_RM, dtype=float)

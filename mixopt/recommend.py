@@ -13,7 +13,7 @@ import numpy as np
 
 from mixopt import plausible, quality, uncertainty
 from mixopt.errors import SwarmError
-from mixopt.laws.base import Law, PosteriorLaw
+from mixopt.laws.base import Law
 from mixopt.mixture import FloatArray, Mixture
 from mixopt.proposers import Proposal
 from mixopt.runs import Objective
@@ -68,7 +68,7 @@ def with_uncertainty(
         return replace(best, evidence={**best.evidence, "not_measured": str(e)})
     noise = plausible.noise(law, X_RD, Y_RM, objective.weights_M)
     found = {
-        "source": "posterior" if isinstance(law, PosteriorLaw) else "bootstrap",
+        "source": "posterior" if plausible.drawn(law) else "bootstrap",
         "noise": {
             "objective": noise.objective,
             "metrics": dict(zip(objective.metrics, noise.metrics_M.tolist(), strict=True)),

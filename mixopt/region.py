@@ -27,6 +27,7 @@ CONCENTRATIONS = (10.0, 100.0, 1000.0)
 HALVINGS = 8
 NEAREST = 32
 SMALLEST = 1e-12
+SHORTEST = 1e-6  # a move of a proportion that is not followed further: it would be all rounding
 EQUAL = 1e-12  # relative difference of values that are the same
 
 Value = Callable[[FloatArray], FloatArray]
@@ -57,7 +58,7 @@ def search(
 ) -> Region:
     """Members of the region of `p_D`, and what they span."""
     level = float(value(p_D[None])[0])
-    bound = level + margin + EQUAL * abs(level)
+    bound = level + margin + EQUAL * abs(level) if np.isfinite(level) else -np.inf  # then nothing but p* is reported
     ends_ND = np.vstack([prior_D[None], optima_BD, _towards(space, p_D), _around(space, p_D, rng)])
     inside_ND = ends_ND[value(ends_ND) <= bound]
     rays_ND = _follow(space, value, bound, np.broadcast_to(p_D, ends_ND.shape), ends_ND)
@@ -108,7 +109,7 @@ def _follow(
     low_N, high_N = np.zeros(len(way_ND)), np.ones(len(way_ND))
     if beyond:
         room_ND = np.where(way_ND > 0, space.upper_D - start_ND, start_ND - space.lower_D)
-        far_ND = np.divide(room_ND, np.abs(way_ND), out=np.full_like(way_ND, np.inf), where=np.abs(way_ND) > SMALLEST)
+        far_ND = np.divide(room_ND, np.abs(way_ND), out=np.full_like(way_ND, np.inf), where=np.abs(way_ND) > SHORTEST)
         far_N = far_ND.min(axis=1)
         high_N = np.where(np.isfinite(far_N), np.maximum(far_N, 1.0), 1.0)
     whole_N = value(start_ND + high_N[:, None] * way_ND) <= bound

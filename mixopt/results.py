@@ -19,6 +19,7 @@ from mixopt.study import Recommendation, Study
 from mixopt.validate import LEVEL, PRIOR, RECOMMENDED, Interval, Validate, verdict
 
 SCHEMA = "mixopt.results/v1"
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def validation(study: Study, check: Validate) -> dict[str, Any]:
 def _floor(metric: str, allowed: float, paired: Mapping[str, Sequence[RunRecord]]) -> dict[str, Any]:
     """By what part of the prior's a metric got worse, over the seeds, against what was allowed."""
     pairs = zip(paired[RECOMMENDED], paired[PRIOR], strict=True)
-    worse = Interval.paired([ours.metrics[metric] / prior.metrics[metric] - 1 for ours, prior in pairs])
+    values = [(ours.metrics[metric], prior.metrics[metric]) for ours, prior in pairs]
+    worse = Interval.paired([(ours - prior) / max(abs(prior), TINY) for ours, prior in values])
     span = f"{100 * LEVEL:g} % interval {100 * worse.low:+.2f} to {100 * worse.high:+.2f} %"
     says = (
         f"Measured, {metric} changes by {100 * worse.mean:+.2f} % against the prior ({span}); its floor allows "

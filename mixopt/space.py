@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mixopt.constraints import Asked, Group, Region, Trust
 from mixopt.domains import Domain
 from mixopt.errors import InfeasibleSpace, JobError, did_you_mean
-from mixopt.mixture import FloatArray, Mixture
+from mixopt.mixture import SUM_TOLERANCE, FloatArray, Mixture
 
 SLACK = 1e-9
 REJECTIONS = 200
@@ -138,6 +138,7 @@ class MixtureSpace:
     def allowed(self, w_ND: FloatArray) -> NDArray[np.bool_]:
         """Which rows [N] break no constraint. Rows that are no proportions break one."""
         inside_N = np.all((w_ND >= self.lower_D - SLACK) & (w_ND <= self.upper_D + SLACK), axis=1)
+        inside_N &= np.abs(w_ND.sum(axis=1) - 1) <= SUM_TOLERANCE
         if self._bounds_only:
             return np.asarray(inside_N)
         return np.array(

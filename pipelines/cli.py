@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 import typer
+from threadpoolctl import threadpool_limits
 
 from mixopt.errors import JobError, MixoptError, did_you_mean
 from pipelines.progress import Bars
@@ -225,6 +226,7 @@ def end(body: Mapping[str, Any], as_json: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; errors that are meant for the user become a sentence and an exit code."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    threadpool_limits(1, user_api="blas")  # laws multiply small matrices, which more threads only wait for
     argv = list(sys.argv[1:] if arguments is None else arguments)
     for module in ("cli_tables", "cli_proxies"):
         importlib.import_module(f"pipelines.{module}")  # registers its commands

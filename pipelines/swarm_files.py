@@ -174,13 +174,18 @@ def read(request: Request, floors: Sequence[str] = ()) -> tuple[Table, Objective
     if request.target not in EACH and chosen not in table.metrics:
         raise JobError(f"--target: unknown metric {request.target!r}; {did_you_mean(chosen, [*table.metrics, *EACH])}")
     wanted = table.metrics if request.target in EACH else (chosen,)
-    objective = Objective(dict.fromkeys(wanted, 1.0), dict(_floor(text, table.metrics) for text in floors))
+    kept = [_floor(text, table.metrics) for text in floors]
+    if twice := [metric for metric in dict(kept) if [name for name, _ in kept].count(metric) > 1]:
+        raise JobError(f"--floor: {twice[0]} is given twice; give one fraction for each metric.")
+    objective = Objective(dict.fromkeys(wanted, 1.0), dict(kept))
     return table, objective, _metrics(table, objective)
 
 
 def _floor(text: str, metrics: Sequence[str]) -> tuple[str, float]:
     """A metric and the fraction by which it may be worse than at the prior, from "code=0.01"."""
-    given, _, fraction = text.rpartition("=")
+    given, equals, fraction = text.rpartition("=")
+    if not equals:
+        raise JobError(f"--floor {text}: must look like {text}=0.01: a metric and the fraction it may get worse by.")
     chosen = next((name for name in (given, metric_name(given), f"bpb/{given}") if name in metrics), None)
     if chosen is None:
         raise JobError(f"--floor {text}: unknown metric {given!r}; {did_you_mean(given, metrics)}")

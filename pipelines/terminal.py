@@ -116,6 +116,8 @@ class Terminal:
             price = "" if floor["price"] is None else f", price {_number(floor['price'])} per unit of the limit"
             limit = f"at most {_number(floor['limit'])}, predicted {_number(floor['predicted'])}"
             self.lines([f"floor on {floor['metric']}: {limit}{price}"])
+        for cap in found["cap_prices"]:
+            self.lines([f"{cap['kind']} of {cap['name']} binds, price {_number(cap['price'])} per unit"])
         self.prediction(found)
         self.lines([uncertainty.verdict(known["gain"], "of the objective")] if known else [])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ HOMES = {
     "ray": ["pipelines/ray_executor.py"],
     "mlflow": ["pipelines/mlflow_tracker.py"],
     "typer": ["pipelines/cli.py", "pipelines/cli_proxies.py", "pipelines/cli_tables.py"],
+    "threadpoolctl": ["pipelines/cli.py"],
     "rich": ["pipelines/progress.py", "pipelines/terminal.py"],
 }
 # each line of mixopt/ imports only from the lines below it (docs/decisions.md says where this order comes from)
@@ -137,3 +139,13 @@ def test_imports_stay_light(module: str, absent: str) -> None:
     code = f"import sys, {module}; print(*(n for n in {absent.split()} if n in sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == ""
+
+
+def test_every_package_is_installed() -> None:
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {
+        str(p.parent.relative_to(ROOT)).replace("/", ".")
+        for name in PACKAGES
+        for p in (ROOT / name).rglob("__init__.py")
+    }
+    assert set(known) == found | set(PACKAGES)

@@ -14,7 +14,7 @@ from mixopt.laws.effdata import EffData
 from mixopt.laws.gp import GP
 from mixopt.laws.linear import Linear
 from mixopt.mixture import FloatArray
-from mixopt.plausible import FEW, MANY, draws, noise, plausible, resampled
+from mixopt.plausible import FEW, MANY, drawn, draws, noise, plausible, resampled
 
 WEIGHTS_M = np.array([0.25, 0.75])
 
@@ -83,11 +83,22 @@ def test_convex_laws_get_more_draws() -> None:
 
 @dataclass
 class Known(Linear):
-    """A law that knows its posterior."""
+    """A law that knows its posterior and is not convex."""
+
+    curve = None
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Law]:
         self.asked_ = count, rng.random()
         return [self] * count
+
+
+def test_convex_laws_are_fitted_again_even_where_they_know_their_posterior() -> None:
+    X_RD, Y_RM = swarm()
+    law = Linear().fit(X_RD, Y_RM)
+    assert (drawn(law), drawn(Known()), drawn(GP())) == (False, True, True)
+    first, second = (other.coef_ for other in plausible(law, X_RD, Y_RM, np.random.default_rng(0), 2))
+    drawn_again = [law.draw(np.random.default_rng(0), 1)[0].coef_]
+    assert not any(np.allclose(first, other) for other in (second, *drawn_again))
 
 
 def test_a_law_that_knows_its_posterior_is_asked() -> None:
@@ -98,9 +109,7 @@ def test_a_law_that_knows_its_posterior_is_asked() -> None:
 
 @dataclass
 class Picky(Linear):
-    """A law without a posterior that refuses runs that are there twice."""
-
-    draw = None
+    """A law that refuses runs that are there twice."""
 
     def fit(self, X_RD: FloatArray, Y: FloatArray) -> Any:
         if len(np.unique(X_RD, axis=0)) < len(X_RD):

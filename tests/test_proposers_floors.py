@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from mixopt.constraints import Group, Trust
 from mixopt.domains import Domain
 from mixopt.errors import InfeasibleSpace
+from mixopt.laws.base import Law
 from mixopt.laws.loglinear import LogLinear
 from mixopt.mixture import FloatArray, Mixture
-from mixopt.proposers import propose, simulation
+from mixopt.proposers import propose, propose_near, simulation
 from mixopt.proposers.proposal import TOLERANCE
 from mixopt.runs import Objective
 from mixopt.space import MixtureSpace
@@ -306,3 +307,34 @@ def test_descent_finds_the_better_of_two_valleys_and_repeats_itself() -> None:
     p_ND = grid(3, 200)
     assert found.value <= law.predict(p_ND)[:, 0].min() + 1e-4
     assert np.array_equal(found.p_D, again.p_D)
+
+
+def test_descent_at_a_cap_says_what_it_costs_and_so_does_the_exact_solver() -> None:
+    """Also where the first step from a start finds nothing better. A group's name may have a dot."""
+    t_MD = np.array([[-2.0, 0.5, 0.1], [-1.5, 0.0, 0.2]])
+    convex, asked = exponential(t_MD), Objective({"a": 1.0, "b": 1.0})
+
+    class Smooth(Steps):
+        def predict(self, X_ND: FloatArray, return_std: bool = False) -> FloatArray:
+            return convex.predict(X_ND)
+
+        def gradient(self, X_ND: FloatArray) -> FloatArray:
+            return np.exp(X_ND @ t_MD.T)[:, :, None] * t_MD
+
+    for space in (plain(3, upper={"d0": 0.4, "d2": 0.4}), plain(3, groups={"web.en": Group(("d0", "d2"), 0.0, 0.5)})):
+        exact, smooth = (propose(law, asked, space, np.random.default_rng(0)) for law in (convex, Smooth(t_MD)))
+        assert [(cap.name, cap.kind) for cap in smooth.caps] == [(cap.name, cap.kind) for cap in exact.caps]
+        assert exact.caps
+        for found, said in zip(smooth.caps, exact.caps, strict=True):
+            assert found.price == pytest.approx(said.price, rel=2e-2)
+
+
+@pytest.mark.parametrize(
+    "law", [exponential(np.array([[-1.0, 0.3, 0.8]])), Waves(np.array([[0.5, 0.2, 0.0]]), np.eye(3)[:1])]
+)
+def test_the_answer_of_another_law_is_found_from_near_it(law: Law) -> None:
+    space, asked = plain(3, upper={"d0": 0.7}), Objective({"a": 1.0})
+    found = propose(law, asked, space, np.random.default_rng(0))
+    start_D = 0.9 * found.p_D + 0.1 / 3
+    near_D = propose_near(start_D, law, asked, space, np.random.default_rng(0))
+    np.testing.assert_allclose(near_D, found.p_D, atol=2e-3)

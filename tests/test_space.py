@@ -190,3 +190,10 @@ def test_draws_move_virtual_domains_as_one_and_leave_groups_to_the_proposer() ->
     np.testing.assert_allclose(w_ND[:, 2], 3 * w_ND[:, 1], atol=1e-12)
     assert (w_ND[:, 0] <= 0.5 + 1e-9).all()
     assert (w_ND[:, 0] + w_ND[:, 1] > 0.5).any()
+
+
+def test_rows_that_are_no_mixtures_are_not_allowed() -> None:
+    rows_ND = np.array([[0.3, 0.3, 0.4], [0.2, 0.2, 0.2], [0.6, 0.6, -0.2], [0.3, 0.3, 0.4 + 1e-4]])
+    for extra in ({}, {"groups": {"pair": Group(("code", "law"), 0.1, 0.9)}}):
+        space = MixtureSpace(tuple(Domain(name, 1000) for name in ("code", "law", "web")), 1000, **extra)
+        assert space.allowed(rows_ND).tolist() == [True, False, False, False]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mixopt import uncertainty
+from mixopt.constraints import Group, Trust
 from mixopt.domains import Domain
 from mixopt.errors import InfeasibleSpace, SwarmError
 from mixopt.laws.base import Law
@@ -224,3 +225,28 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     covered = np.mean(inside, axis=0)
     assert 0.84 <= covered[0] <= 0.96
     assert 0.84 <= covered[1:].mean() <= 0.96
+
+
+def test_optima_next_to_the_answer_and_constraints_beside_bounds_break_nothing() -> None:
+    """Rays of rounding errors are not followed; members of the region keep groups, trust regions and floors."""
+    rng = np.random.default_rng(1)
+    kept = {"groups": {"ab": Group(("a", "b"), 0.0, 0.6)}, "trust": Trust(kl=0.3, l1=0.8)}
+    space, law = space_of(**kept), Plane(rng.normal(size=(2, 4)))
+    answer_D = space.nearest(ANSWER_D).array(NAMES)
+    optima_BD = np.array([answer_D, *(space.nearest(p_D).array(NAMES) for p_D in rng.dirichlet(np.full(4, 5), 20))])
+    optima_BD[0] += [1e-9, -1e-9, 1e-10, -1e-10]
+    guarded = Objective(OBJECTIVE.weights, {"bpb/a": 9.0})
+    known = measure(Answer(space, guarded, law, answer_D, [law] * 21, optima_BD), rng)
+    simplest = Mixture(known["region"]["simplest"]["mixture"])
+    assert not space.violations(simplest)
+    low, high = known["region"]["ranges"]["a"]
+    assert low <= answer_D[0] <= high
+    assert high < 0.6
+
+
+def test_moves_that_any_constraint_forbids_are_left_out() -> None:
+    space = space_of(trust=Trust(l1=0.55))
+    assert cox(space, np.full(4, 0.25), 0, STEP) is not None
+    far_D = np.array([0.5, 0.5 / 3, 0.5 / 3, 0.5 / 3])
+    assert cox(space, far_D, 0, STEP) is None
+    assert cox(space, far_D, 0, -STEP) is not None

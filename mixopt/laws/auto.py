@@ -38,7 +38,8 @@ class Auto:
     """Effective data, a Gaussian process and both, weighted by what the runs say; the most accurate.
 
     `own` is the index of each metric's own domain, None where unknown.
-    Learned: laws_ [K], weights_ [M, K], factor_ [M].
+    Learned: laws_ [K], weights_ [M, K], factor_ [M], out_of_fold_ (what was said of each run without it: metrics [R, M]
+    and deviations [R, M]).
     """
 
     own: Sequence[int | None] | None = None
@@ -61,7 +62,8 @@ class Auto:
         P_KRM, std_KRM = np.array(left_out).transpose(1, 0, 2, 3)
         self.weights_ = np.array([_weights(e_RK, self.ridge) for e_RK in (P_KRM - Y_RM).transpose(2, 1, 0)])
         P_RM, std_RM = self._stacked(list(P_KRM), list(std_KRM))
-        self.factor_ = widening((Y_RM - P_RM) / std_RM)
+        self.factor_, back_R = widening((Y_RM - P_RM) / std_RM), np.argsort(rows_R)
+        self.out_of_fold_ = P_RM[back_R], self.factor_ * std_RM[back_R]
         return self
 
     def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:

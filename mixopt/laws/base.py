@@ -77,6 +77,13 @@ class PosteriorLaw(Law, Protocol):
 
 
 @runtime_checkable
+class CrossValidatedLaw(Law, Protocol):
+    """A law whose fit says what it would have predicted of each of its runs without it: [R, M], and deviations."""
+
+    out_of_fold_: tuple[FloatArray, FloatArray]
+
+
+@runtime_checkable
 class OwnLaw(Law, Protocol):
     """A law that may be told each metric's own domain: the one its held-out text comes from; None where unknown."""
 

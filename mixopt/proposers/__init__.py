@@ -8,7 +8,7 @@ import numpy as np
 
 from mixopt.laws.base import Law, SmoothLaw
 from mixopt.mixture import FloatArray
-from mixopt.proposers.descent import descent
+from mixopt.proposers.descent import descent, descent_near
 from mixopt.proposers.exact import curves, exact, minimise
 from mixopt.proposers.proposal import Cap, Floor, Proposal
 from mixopt.proposers.simulation import CANDIDATES, KEEP, simulate, simulation
@@ -64,12 +64,12 @@ def propose_near(
 ) -> FloatArray:
     """The mixture [D] that another law of the same kind would have given, where `propose` gave `p_D`.
 
-    Cheaper: one descent from `p_D` and one from the prior, or one in COARSE of the candidates, equal ones at each call.
+    Cheaper: one rough descent from `p_D`, or one in COARSE of the candidates, equal ones at each call.
     """
     convex = curves(law, objective)
     if convex is not None:
         return exact(law, objective, convex, space, kl).p_D
     if isinstance(law, SmoothLaw):
-        return descent(law, objective, space, rng, kl, p_D[None], drawn=0).p_D
+        return descent_near(p_D, law, objective, space, kl).p_D
     again, (candidates, keep) = copy.deepcopy(rng), (CANDIDATES // COARSE, max(1, KEEP // COARSE))
     return simulation(law, objective, space, again, kl, candidates, keep).p_D

@@ -28,7 +28,8 @@ NEAR, CHEAP = 1e-5, 1e-6
 class Floor:
     """A metric that must not get worse than `limit`.
 
-    `price` is what the objective would fall by if the limit were raised by one unit; None where it is not known.
+    `price` is what the objective, with its pull to the prior, would fall by if the limit were raised by one unit; None
+    where it is not known.
     """
 
     metric: str
@@ -42,7 +43,7 @@ class Cap:
     """A bound, group or trust region that the mixture meets.
 
     `kind` is "max_epochs", "upper", "lower", "groups" or "trust", `name` the domain or the constraint. `price` is what
-    the objective would fall by if the limit were loosened by one unit (of proportion, of L1, of nats), `per_epoch` if
+    the objective, with its pull, would fall by if the limit were loosened by one unit (of proportion, of L1, of nats), `per_epoch` if
     the domain might be repeated once more.
     """
 
@@ -108,7 +109,7 @@ class Guard:
 
     def said(self, P_M: FloatArray, prices_C: Sequence[float] | None) -> tuple[Floor, ...]:
         """The floors at predicted metrics [M]."""
-        prices = [None] * len(self.metrics) if prices_C is None else [max(float(p), 0.0) for p in prices_C]
+        prices = [None] * len(self.metrics) if prices_C is None else [float(p) if p > CHEAP else 0.0 for p in prices_C]
         return tuple(
             Floor(metric, float(limit), float(P_M[place]), price)
             for metric, limit, place, price in zip(self.metrics, self.limits_C, self.places, prices, strict=True)
@@ -137,8 +138,9 @@ def caps(space: MixtureSpace, p_D: FloatArray, prices: Prices) -> tuple[Cap, ...
         if low > CHEAP and space.lower_D[j] > 0 and p_D[j] - space.lower_D[j] < NEAR:
             found.append(Cap(name, "lower", float(space.lower_D[j]), low))
     for label, price in prices.rows.items():
-        kind, name, *side = label.split(".")
-        limit = getattr(space.groups[name], side[0]) if kind == "groups" else getattr(space.trust, name)
+        kind, _, name = label.partition(".")
+        name, _, side = name.rpartition(".") if kind == "groups" else (name, "", "")
+        limit = getattr(space.groups[name], side) if kind == "groups" else getattr(space.trust, name)
         if price > CHEAP:
             found.append(Cap(name, kind, float(limit), price))
     return tuple(sorted(found, key=lambda cap: -cap.price))

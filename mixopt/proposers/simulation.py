@@ -36,8 +36,8 @@ def simulate(
 
     Candidates are draws from Dirichlet(prior), RegMix's concentration of 1; one outside the bounds is moved to the
     point that keeps its proportions wherever a bound allows it, one outside a group or trust region straight towards
-    the prior until it is inside (groups are scaled into their limits first), so that no draw is lost and optima on a bound are found. The mean of allowed mixtures
-    is allowed. Equal scores keep the order of drawing.
+    the prior until it is inside (groups are scaled into their limits first), so that no draw is lost and optima on a
+    bound are found. The mean of allowed mixtures is allowed. Equal scores keep the order of drawing.
 
     Raises JobError if fewer are drawn than kept, SwarmError if a score is not finite.
     """
