@@ -172,9 +172,12 @@ def _limits(results: Results) -> list[Block]:
     if floors := found.get("floors"):
         measured = {floor["metric"]: floor for floor in (results["validation"] or {}).get("floors", ())}
         rows = [_floor(f, measured.get(f["metric"])) for f in floors]
-        header = ("Floor on", f"At most, {u}", "Predicted", "Allowed change", "Measured change", _validated(results))
-        tones = ["worse" if measured.get(f["metric"], {}).get("broken") else "" for f in floors]
-        blocks += [Table(header, rows, "lrrrrr", tones), tuple(_price(f, u) for f in floors)]
+        changes = ("Allowed change", "Measured change", _validated(results), "Kept")
+        tones = ["worse" if measured.get(f["metric"], {}).get("kept") == "no" else "" for f in floors]
+        blocks += [
+            Table(("Floor on", f"At most, {u}", "Predicted", *changes), rows, "lrrrrrl", tones),
+            tuple(_price(f, u) for f in floors),
+        ]
     if prices := [cap for cap in found.get("cap_prices") or () if finite(cap["price"]) and cap["price"] > 0]:
         blocks.append(tuple(_cap(cap, u) for cap in prices[:SHOWN]))
     return blocks or ["No cap holds the answer back."]
@@ -188,9 +191,9 @@ def _validated(results: Results) -> str:
 def _floor(floor: Mapping[str, Any], measured: Mapping[str, Any] | None) -> tuple[str, ...]:
     said = (label(floor["metric"]), number(floor["limit"]), number(floor["predicted"]))
     if measured is None:
-        return *said, MISSING, MISSING, MISSING
+        return *said, MISSING, MISSING, MISSING, MISSING
     change = [f"{100 * measured[key]:+.2f}" for key in ("allowed", "mean", "low", "high")]
-    return *said, f"{change[0]} %", f"{change[1]} %", f"{change[2]} to {change[3]} %"
+    return *said, f"{change[0]} %", f"{change[1]} %", f"{change[2]} to {change[3]} %", measured["kept"]
 
 
 def _cap(cap: Mapping[str, Any], u: str) -> str:

@@ -91,11 +91,13 @@ def _floor(metric: str, allowed: float, paired: Mapping[str, Sequence[RunRecord]
     values = [(ours.metrics[metric], prior.metrics[metric]) for ours, prior in pairs]
     worse = Interval.paired([(ours - prior) / max(abs(prior), TINY) for ours, prior in values])
     span = f"{100 * LEVEL:g} % interval {100 * worse.low:+.2f} to {100 * worse.high:+.2f} %"
+    kept = "yes" if worse.high <= allowed else "no" if worse.low > allowed else "not shown"
+    words = {"yes": "kept", "no": "broken", "not shown": "neither shown to be kept nor to be broken"}[kept]
     says = (
-        f"Measured, {metric} changes by {100 * worse.mean:+.2f} % against the prior ({span}); its floor allows "
-        f"{100 * allowed:+g} %."
+        f"The floor on {metric}, {100 * allowed:+g} %, is {words}: measured against the prior it changes by "
+        f"{100 * worse.mean:+.2f} % ({span})."
     )
-    return {"metric": metric, "allowed": allowed, **asdict(worse), "broken": worse.mean > allowed, "says": says}
+    return {"metric": metric, "allowed": allowed, **asdict(worse), "kept": kept, "says": says}
 
 
 def trajectories(study: Study, check: Validate) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from mixopt.errors import RunFailed
 from mixopt.methods.regmix import RegMix
 from mixopt.mixture import Mixture
 from mixopt.progress import Silent
+from mixopt.runs import Objective
 from mixopt.search import Workshop
 from mixopt.space import MixtureSpace
 from mixopt.store import Store
@@ -100,3 +101,19 @@ def test_arms_are_mixtures_that_the_real_run_could_follow(toy_study: Study, toy:
     assert [arm for arm, mixture in found.items() if tight.space.violations(mixture)] == []
     assert found["uniform"]["d"] == pytest.approx(0.13)
     assert found[PRIOR] == tight.space.prior_mixture
+
+
+def test_floors_are_measured_against_the_prior(toy_study: Study, scratch: Path) -> None:
+    """Without noise the change is the true one: kept where the floor allows more, broken where it allows less."""
+    quiet = Toy(toy_study.space.names)
+    prior_D, good_D = (m.array(quiet.names) for m in (toy_study.space.prior_mixture, GOOD))
+    change_D = quiet.losses_D(good_D) / quiet.losses_D(prior_D) - 1
+    floors = {
+        f"bpb/{n}": float(c) + slack
+        for n, c, slack in zip(quiet.names, change_D, (0.01, -0.01, 0.01, -0.01), strict=True)
+    }
+    study = replace(toy_study, objective=Objective(toy_study.objective.weights, floors))
+    found = results.validation(*validated(study, quiet, scratch))["floors"]
+    assert [floor["kept"] for floor in found] == ["yes", "no", "yes", "no"]
+    assert [floor["mean"] for floor in found] == pytest.approx(change_D.tolist())
+    assert "is broken: measured against the prior" in found[1]["says"]

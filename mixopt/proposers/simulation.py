@@ -62,13 +62,15 @@ def simulation(
 ) -> Proposal:
     """The mean of the best candidates that keep all floors, or the best of them where their mean breaks one.
 
+    Where floors leave few candidates, the same share of these is kept as `keep` is of all.
     Raises InfeasibleSpace if no candidate keeps the floors, else as `simulate` does.
     """
     guard, weights_M = Guard.of(law, objective, space), objective.weights_M
     nearest: tuple[float, FloatArray] = (np.inf, np.zeros(len(weights_M)))
+    in_question = 0
 
     def score(X_ND: FloatArray) -> FloatArray:
-        nonlocal nearest
+        nonlocal nearest, in_question
         P_NM = law.predict(X_ND)
         if not np.isfinite(P_NM).all():
             raise SwarmError("simulate: the law predicts values that are not finite; check its fit.")
@@ -79,7 +81,9 @@ def simulation(
         least = int(worst_N.argmin())
         if worst_N[least] < nearest[0]:
             nearest = float(worst_N[least]), P_NM[least]
-        return np.where(guard.kept(P_NM), score_N, np.inf)
+        kept_N = guard.kept(P_NM)
+        in_question += int(kept_N.sum())
+        return np.where(kept_N, score_N, np.inf)
 
     first_ND = space.nearest(space.prior_D).array(space.names)[None] if guard.metrics else None
     best_ND = _best(score, space, rng, candidates, keep, first_ND)
@@ -89,6 +93,8 @@ def simulation(
             f"none of {candidates:,} allowed mixtures keeps the floors; the nearest breaks "
             f"{guard.misses(nearest[1], broken)}. Allow a larger fraction in objective.floors."
         )
+    if guard.metrics:
+        best_ND = best_ND[: max(1, round(keep * in_question / candidates))]
     p_D, notes = best_ND.mean(axis=0), []
     if not guard.kept(law.predict(p_D[None]))[0]:
         p_D = best_ND[0]
