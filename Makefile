@@ -12,7 +12,7 @@ demo: venv
 	@echo "open runs/quickstart/report.html"
 
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2  # two workers: half of the time goes into processes that are killed and started
 
 check: venv
 	$(BIN)/ruff format --check .

@@ -20,11 +20,11 @@ from collections.abc import Callable
 import numpy as np
 from scipy.optimize import minimize
 
-from mixopt.constraints import Trust
 from mixopt.domains import Domain
 from mixopt.laws.base import ConvexLaw
 from mixopt.laws.effdata import EffData
 from mixopt.laws.loglinear import LogLinear
+from mixopt.limits import Trust
 from mixopt.mixture import FloatArray, Mixture
 from mixopt.proposers import Proposal, propose
 from mixopt.proposers.exact import curves

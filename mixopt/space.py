@@ -10,14 +10,18 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mixopt.constraints import Asked, Group, Region, Trust
 from mixopt.domains import Domain
 from mixopt.errors import InfeasibleSpace, JobError, did_you_mean
+from mixopt.limits import Asked, Group, Trust
 from mixopt.mixture import SUM_TOLERANCE, FloatArray, Mixture
+
+if TYPE_CHECKING:
+    from mixopt.constraints import Region
 
 SLACK = 1e-9
 REJECTIONS = 200
@@ -109,6 +113,8 @@ class MixtureSpace:
     @cached_property
     def region(self) -> Region:
         """All constraints in the form that exact solvers take."""
+        from mixopt.constraints import Region  # here, so that training takes no more than torch and numpy
+
         return Region.of(self._asked)
 
     @cached_property

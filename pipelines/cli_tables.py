@@ -62,7 +62,7 @@ def propose(
 
     Example: `mixopt propose --ratios ratios.csv --metrics metrics.csv --domains domains.csv --target-tokens 25_000_000_000`
     """
-    from mixopt.constraints import Trust
+    from mixopt.limits import Trust
     from pipelines import swarm_files
 
     trust = Trust(trust_kl, trust_l1)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mixopt.constraints import Group, Trust
 from mixopt.domains import Domain, Manifest
 from mixopt.errors import JobError
 from mixopt.job import Job, unknown_domains
 from mixopt.laws import make
+from mixopt.limits import Group, Trust
 from mixopt.mixture import Mixture
 from mixopt.runs import Objective, Proxy
 from mixopt.sections import ObjectiveSection

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from mixopt import compositional, quality
-from mixopt.constraints import Trust
 from mixopt.errors import DataError, JobError, did_you_mean
 from mixopt.handoff import load_mixture
 from mixopt.laws import make
+from mixopt.limits import Trust
 from mixopt.mixture import FloatArray
 from mixopt.proposers import Proposal, best_runs, propose_near
 from mixopt.proposers import propose as propose_mixture

@@ -47,7 +47,7 @@ ORDER = [
     ["runs", "data", "progress", "yaml_text"],
     ["policy"],
     ["space", "repetition"],
-    ["constraints", "compositional"],
+    ["constraints", "compositional", "limits"],
     ["barrier", "polytope"],
     ["mixture", "domains"],
     ["errors", "files"],

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mixopt.constraints import Group, Trust
 from mixopt.domains import Domain
 from mixopt.errors import JobError
 from mixopt.job import load, parse
+from mixopt.limits import Group, Trust
 from mixopt.methods.olmix import Olmix
 from mixopt.methods.regmix import RegMix
 from mixopt.runs import Objective

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixopt.constraints import Group, Trust
 from mixopt.domains import Domain
 from mixopt.errors import InfeasibleSpace
 from mixopt.laws.base import Law
 from mixopt.laws.loglinear import LogLinear
+from mixopt.limits import Group, Trust
 from mixopt.mixture import FloatArray, Mixture
 from mixopt.proposers import propose, propose_near, simulation
 from mixopt.proposers.proposal import TOLERANCE

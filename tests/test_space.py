@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixopt.constraints import Group, Trust
 from mixopt.domains import Domain
 from mixopt.errors import InfeasibleSpace, JobError
+from mixopt.limits import Group, Trust
 from mixopt.mixture import Mixture
 from mixopt.space import MixtureSpace
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from mixopt import uncertainty
-from mixopt.constraints import Group, Trust
 from mixopt.domains import Domain
 from mixopt.errors import InfeasibleSpace, SwarmError
 from mixopt.laws.base import Law
 from mixopt.laws.linear import Linear
+from mixopt.limits import Group, Trust
 from mixopt.mixture import FloatArray, Mixture
 from mixopt.plausible import plausible
 from mixopt.region import search

@@ -9,9 +9,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from mixopt.constraints import Group, Trust
 from mixopt.errors import InfeasibleSpace, SwarmError
 from mixopt.laws import LAWS, LawName
+from mixopt.limits import Group, Trust
 from mixopt.methods import METHODS
 from mixopt.methods.olmix import Olmix
 from mixopt.methods.regmix import RegMix

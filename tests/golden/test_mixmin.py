@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mixopt.constraints import Trust
 from mixopt.domains import Domain
 from mixopt.errors import SwarmError
+from mixopt.limits import Trust
 from mixopt.mixmin import ensemble, mixmin
 from mixopt.space import MixtureSpace
 
