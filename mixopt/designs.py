@@ -24,15 +24,13 @@ from scipy.stats import qmc
 from mixopt.errors import JobError, did_you_mean
 from mixopt.laws import effective
 from mixopt.mixture import FloatArray
-from mixopt.space import SLACK, MixtureSpace
+from mixopt.space import REJECTIONS, SLACK, STRENGTHS, MixtureSpace
 from mixopt.study import Study
 
 Name = Literal["dirichlet", "regmix", "olmix", "one_hot", "leave_one_out", "sobol", "d_optimal", "i_optimal"]
 Kernel = Callable[[FloatArray], FloatArray]
 """Candidates [N, D] -> prior covariance [N, N] of a metric at them, its variance around 1."""
 
-STRENGTHS = np.geomspace(0.1, 5.0, 15)
-REJECTIONS = 200
 USAGE = 15  # RegMix: most that a domain may have, in units of its prior
 GRID = 2e-4  # RegMix: smallest proportion, and what proportions are multiples of
 OLMIX_MINIMUM = 2e-3

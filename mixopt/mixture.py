@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mixopt.errors import DataError, did_you_mean
 
 FloatArray = NDArray[np.float64]
+SMALLEST = 1e-12
 SUM_TOLERANCE = 1e-6
 
 
@@ -126,3 +127,9 @@ def mean(parts: Sequence[tuple[float, Mixture]]) -> Mixture:
     if len(parts) == 1:
         return parts[0][1]
     return Mixture.normalised({name: math.fsum(w * m[name] for w, m in parts) for name in parts[0][1]})
+
+
+def divergences(w_ND: FloatArray, q_D: FloatArray) -> FloatArray:
+    """KL divergences [N] of proportions [N, D] from q [D], in nats; a q of zero counts as 1e-12."""
+    w_ND = np.maximum(w_ND, 1e-300)
+    return np.asarray((w_ND * np.log(w_ND / np.where(q_D > 0, q_D, SMALLEST))).sum(axis=1))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixopt.mixture import FloatArray
+from mixopt.mixture import FloatArray, divergences
 from mixopt.space import MixtureSpace
 
 AT_BOUND = 0.01  # a proportion within 1 % of its bound counts as stopped by it
@@ -63,10 +63,10 @@ def search(
     inside_ND = ends_ND[value(ends_ND) <= bound]
     rays_ND = _follow(space, value, bound, np.broadcast_to(p_D, ends_ND.shape), ends_ND)
     reached_ND = np.vstack([p_D[None], inside_ND, rays_ND])
-    near_ND = reached_ND[np.argsort(divergence(reached_ND, prior_D), kind="stable")[:NEAREST]]
+    near_ND = reached_ND[np.argsort(divergences(reached_ND, prior_D), kind="stable")[:NEAREST]]
     nearer_ND = _follow(space, value, bound, near_ND, np.broadcast_to(prior_D, near_ND.shape), beyond=False)
     member_ND = np.vstack([reached_ND, nearer_ND])
-    kl_N, effective_N = divergence(member_ND, prior_D), np.exp(-_xlogy(member_ND, member_ND).sum(axis=1))
+    kl_N, effective_N = divergences(member_ND, prior_D), np.exp(-divergences(member_ND, np.ones(member_ND.shape[1])))
     return Region(
         margin=margin,
         low_D=member_ND.min(axis=0),
@@ -76,15 +76,6 @@ def search(
         kl_simplest=float(kl_N.min()),
         kl_answer=float(kl_N[0]),
     )
-
-
-def divergence(p_ND: FloatArray, prior_D: FloatArray) -> FloatArray:
-    """KL(p || prior) [N] in nats; a prior of zero counts as 1e-12."""
-    return (_xlogy(p_ND, p_ND) - _xlogy(p_ND, np.maximum(prior_D, SMALLEST))).sum(axis=1)
-
-
-def _xlogy(x_ND: FloatArray, y_ND: FloatArray) -> FloatArray:
-    return x_ND * np.log(np.maximum(y_ND, SMALLEST))
 
 
 def _towards(space: MixtureSpace, p_D: FloatArray) -> FloatArray:

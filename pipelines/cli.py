@@ -226,7 +226,8 @@ def end(body: Mapping[str, Any], as_json: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; errors that are meant for the user become a sentence and an exit code."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    threadpool_limits(1, user_api="blas")  # laws multiply small matrices, which more threads only wait for
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # laws multiply small matrices, which more threads only wait for:
+    threadpool_limits(1, user_api="blas")  # the first is for libraries still to be loaded, the second for numpy's
     argv = list(sys.argv[1:] if arguments is None else arguments)
     for module in ("cli_tables", "cli_proxies"):
         importlib.import_module(f"pipelines.{module}")  # registers its commands

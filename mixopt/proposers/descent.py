@@ -24,10 +24,9 @@ import numpy as np
 from mixopt.constraints import Prices, divergence, total
 from mixopt.errors import InfeasibleSpace, SwarmError
 from mixopt.laws.base import Curve, SmoothLaw
-from mixopt.mixture import FloatArray
+from mixopt.mixture import FloatArray, divergences
 from mixopt.proposers.exact import inside, within
 from mixopt.proposers.proposal import TOLERANCE, Guard, Proposal, caps
-from mixopt.proposers.simulation import divergences
 from mixopt.runs import Objective
 from mixopt.space import MixtureSpace
 

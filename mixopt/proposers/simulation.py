@@ -14,7 +14,7 @@ import numpy as np
 
 from mixopt.errors import InfeasibleSpace, JobError, SwarmError
 from mixopt.laws.base import Law
-from mixopt.mixture import FloatArray
+from mixopt.mixture import FloatArray, divergences
 from mixopt.proposers.proposal import Guard, Proposal
 from mixopt.runs import Objective
 from mixopt.space import MixtureSpace
@@ -190,9 +190,3 @@ def _holds(w_ND: FloatArray, space: MixtureSpace) -> np.ndarray[Any, np.dtype[np
     if space.trust.l1 is not None:
         holds_N &= np.abs(w_ND - space.prior_D).sum(axis=1) <= space.trust.l1
     return holds_N
-
-
-def divergences(w_ND: FloatArray, q_D: FloatArray) -> FloatArray:
-    """KL divergences [N] from q; a q of zero counts as 1e-12."""
-    w_ND = np.maximum(w_ND, 1e-300)
-    return (w_ND * np.log(w_ND / np.where(q_D > 0, q_D, SMALLEST))).sum(axis=1)
