@@ -226,8 +226,9 @@ def end(body: Mapping[str, Any], as_json: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; errors that are meant for the user become a sentence and an exit code."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # laws multiply small matrices, which more threads only wait for:
-    threadpool_limits(1, user_api="blas")  # the first is for libraries still to be loaded, the second for numpy's
+    # Laws multiply small matrices, which more threads only wait for: libraries still to be loaded, then numpy's.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    threadpool_limits(1, user_api="blas")
     argv = list(sys.argv[1:] if arguments is None else arguments)
     for module in ("cli_tables", "cli_proxies"):
         importlib.import_module(f"pipelines.{module}")  # registers its commands
