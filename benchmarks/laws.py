@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from mixopt.laws import LAWS, make
 from mixopt.quality import own_domains, spearman
@@ -166,6 +167,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="end standard output with one JSON object")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    threadpool_limits(1, user_api="blas")  # seconds are those of one core
     train, test = tables(given.swarm, given.test)
     runs, own = halves(train, test), own_domains(train.names, train.metrics)
     names, rows = given.laws.split(","), []

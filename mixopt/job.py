@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from mixopt.backends import BACKENDS
 from mixopt.data import DataConfig, HubSource, Source, TokenizerConfig
 from mixopt.errors import JobError, did_you_mean
-from mixopt.methods import BASELINES, METHODS
+from mixopt.methods import BASELINES, METHODS, make
 from mixopt.mixture import SUM_TOLERANCE
 from mixopt.sections import (
     ComputeSection,
@@ -91,9 +91,15 @@ class Job(Section):
 
     def make_method(self) -> Method:
         """The method with its knobs."""
-        knobs = {key: value for key, value in self.method.items() if key != "name"}
-        checked = _method_type(self.method["name"]).validate_python(knobs)
-        return METHODS[self.method["name"]](**{field.name: getattr(checked, field.name) for field in fields(checked)})
+        return make(self.method["name"], self.knobs())
+
+    def knobs(self) -> dict[str, Any]:
+        """The method's knobs, all of them, as the method's own types."""
+        name = self.method["name"]
+        checked = _method_type(name).validate_python(
+            {key: value for key, value in self.method.items() if key != "name"}
+        )
+        return {field.name: getattr(checked, field.name) for field in fields(METHODS[name])}
 
 
 def load(path: Path, overrides: Sequence[str] = (), sizes: Collection[str] = ()) -> Job:
@@ -127,7 +133,7 @@ def parse(body: Mapping[str, Any], where: str, sizes: Collection[str] = ()) -> J
     problems += _problems(job, sizes)
     if problems:
         raise JobError(_all(where, problems))
-    return job.model_copy(update={"method": {"name": job.method["name"], **vars(job.make_method())}})
+    return job.model_copy(update={"method": {"name": job.method["name"], **job.knobs()}})
 
 
 def _without(body: Mapping[str, Any], wrong: Sequence[Sequence[str | int]]) -> dict[str, Any]:

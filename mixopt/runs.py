@@ -17,7 +17,8 @@ import numpy as np
 
 from mixopt.errors import JobError, SwarmError, did_you_mean
 from mixopt.mixture import FloatArray, Mixture, Segment, mean
-from mixopt.policy import OnlinePolicy, policy_from_json
+from mixopt.policies import from_json
+from mixopt.policy import OnlinePolicy
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,23 @@ class Proxy:
         """What runs that train together have in common: all but learning rate and weight decay."""
         return replace(self, learning_rate=0.0, weight_decay=0.0)
 
+    def lasting(self, tokens: int) -> Proxy:
+        """The same proxy trained on so many tokens: its supply grows with them, so that it repeats domains as often."""
+        supply = {name: max(1, round(count * tokens / self.tokens)) for name, count in self.supply.items()}
+        return replace(self, tokens=tokens, supply=supply)
+
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What to train. Two specs with the same `id` are the same run, which is never trained twice."""
+    """What to train. Two specs with the same `id` are the same run, which is never trained twice.
+
+    `keep` asks for the final weights to be kept, for runs that refer to this one.
+    """
 
     feed: OnlinePolicy[Any]
     proxy: Proxy
     seed: int
+    keep: bool = False
 
     @cached_property
     def id(self) -> str:
@@ -72,13 +82,14 @@ class RunSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, enough to make the spec again."""
-        return {"feed": self.feed.to_json(), "proxy": asdict(self.proxy), "seed": self.seed}
+        body = {"feed": self.feed.to_json(), "proxy": asdict(self.proxy), "seed": self.seed}
+        return body | ({"keep": True} if self.keep else {})
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> RunSpec:
         """The spec that `to_json` described."""
         proxy = Proxy(**body["proxy"] | {"horizons": tuple(body["proxy"].get("horizons", ()))})
-        return cls(policy_from_json(body["feed"]), proxy, body["seed"])
+        return cls(from_json(body["feed"]), proxy, body["seed"], body.get("keep", False))
 
 
 @dataclass(frozen=True)
@@ -96,8 +107,8 @@ class RunRecord:
 
     `metrics` are the final values, keyed "bpb/code" (bits per byte of raw text) and "loss/code" (nats per token);
     `trajectory` holds (tokens seen, metrics) at each checkpoint; `horizons` the same at each of the proxy's horizons,
-    where the learning rate had fallen; `trace` the segments the run went through; `drawn` and `unique` the realised
-    training tokens by domain. `error` is empty for a good run. A run that `diverged` has
+    where the learning rate had fallen; `trace` the segments the run went through, `state` what `policy.plain` makes of its
+    policy's last state; `drawn` and `unique` the realised training tokens by domain. `error` is empty for a good run. A run that `diverged` has
     reached its end, badly; any other error may be gone the next time it is tried.
     """
 
@@ -106,6 +117,7 @@ class RunRecord:
     trajectory: tuple[tuple[int, Mapping[str, float]], ...] = ()
     horizons: tuple[tuple[int, Mapping[str, float]], ...] = ()
     trace: tuple[Segment, ...] = ()
+    state: Any = None
     drawn: Mapping[str, int] = field(default_factory=dict)
     unique: Mapping[str, int] = field(default_factory=dict)
     cost: Cost = Cost()
@@ -128,6 +140,7 @@ class RunRecord:
             "trajectory": [[tokens, dict(metrics)] for tokens, metrics in self.trajectory],
             "horizons": [[tokens, dict(metrics)] for tokens, metrics in self.horizons],
             "trace": [[dict(segment.mixture), segment.tokens] for segment in self.trace],
+            "state": self.state,
             "drawn": dict(self.drawn),
             "unique": dict(self.unique),
             "cost": asdict(self.cost),
@@ -145,6 +158,7 @@ class RunRecord:
             trajectory=tuple((tokens, metrics) for tokens, metrics in body["trajectory"]),
             horizons=tuple((tokens, metrics) for tokens, metrics in body.get("horizons", ())),
             trace=tuple(Segment(Mixture(mixture), tokens) for mixture, tokens in body["trace"]),
+            state=body.get("state"),
             drawn=body["drawn"],
             unique=body["unique"],
             cost=Cost(**body["cost"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +31,11 @@ class Study:
     swarm: Swarm = field(default_factory=Swarm)
     design: str = "dirichlet"
 
+    @property
+    def budget(self) -> int:
+        """Tokens that a method may train for its answer: `count` proxies, or fewer runs that last longer."""
+        return self.count * self.proxy.tokens
+
     def spec(self, feed: OnlinePolicy[Any], seed: int | None = None) -> RunSpec:
         """A run of this study's proxy."""
         return RunSpec(feed, self.proxy, self.seed if seed is None else seed)
@@ -50,13 +55,21 @@ class Recommendation:
     """A method's answer.
 
     `predicted` maps "objective" and each metric to the law's value at the answer (empty for baselines, which predict
-    nothing); `interval` is the 90 % interval of the objective; `evidence` is plain data for the report.
+    nothing); `interval` is the 90 % interval of the objective; `evidence` is plain data for the report. A method that
+    adapts proportions during training names the `policy` that is to feed the real run; `mixture` is then the
+    token-weighted mean of what the policy went through.
     """
 
     mixture: Mixture
     predicted: Mapping[str, float] = field(default_factory=dict)
     interval: tuple[float, float] | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    policy: OnlinePolicy[Any] | None = None
+
+    @property
+    def feed(self) -> OnlinePolicy[Any]:
+        """What the real run is to be fed with."""
+        return self.policy or Fixed(self.mixture)
 
 
 class Method(Protocol):
@@ -67,6 +80,17 @@ class Method(Protocol):
 
     def recommend(self, study: Study, rng: np.random.Generator) -> Recommendation:
         """The answer, once every run asked for exists."""
+
+
+@runtime_checkable
+class Adapting(Protocol):
+    """A method whose real answer is a policy: what the runs asked for first teach it, and the policy itself."""
+
+    def learn(self, study: Study, rng: np.random.Generator) -> list[RunSpec]:
+        """Runs that must exist before there is a policy: none for most."""
+
+    def policy(self, study: Study, rng: np.random.Generator) -> OnlinePolicy[Any]:
+        """The policy, once the swarm holds those runs."""
 
 
 class Executor(Protocol):

@@ -159,7 +159,7 @@ class _Stack:
 
     def _join(self, slot: int, spec: RunSpec) -> None:
         """Give a free slot to a run: its initial parameters, or those it was left with."""
-        unknown = spec.feed.needs - SIGNALS
+        unknown = {signal.name for signal in spec.feed.needs} - SIGNALS
         if unknown:
             raise RunFailed(f"run {spec.id}: this trainer cannot measure {', '.join(sorted(unknown))}.")
         supply = [max(1, spec.proxy.supply[name] // spec.proxy.sequence) for name in self.course.names]
@@ -208,7 +208,7 @@ class _Stack:
         healthy = [(slot, member) for slot, member in alive if not member.error]
         marked = [(slot, member) for slot, member in healthy if member.step in self.course.marks]
         turning = [(slot, member) for slot, member in healthy if member.step == member.until]
-        asking = [member for _, member in turning if "valid" in member.spec.feed.needs]
+        asking = [member for _, member in turning if member.spec.feed.needs]
         losses_KD = self._losses_KD() if marked or asking else np.empty((0, 0))
         for slot, member in healthy:
             if member in asking or (slot, member) in marked:

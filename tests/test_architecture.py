@@ -45,6 +45,7 @@ ORDER = [
     ["laws", "quality", "ranks", "rates"],
     ["study"],
     ["runs", "data", "progress", "yaml_text"],
+    ["policies"],
     ["policy"],
     ["space", "repetition"],
     ["constraints", "compositional", "limits"],

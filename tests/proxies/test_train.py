@@ -15,7 +15,7 @@ import torch
 from mixopt.domains import Manifest
 from mixopt.errors import DataError, RunFailed
 from mixopt.mixture import Mixture, Schedule, Segment
-from mixopt.policy import Feedback, Fixed, Scheduled
+from mixopt.policy import Feedback, Fixed, Scheduled, Signal, Valid
 from mixopt.runs import Proxy, RunRecord, RunSpec
 from proxies import checkpoint, sizes
 from proxies.train import Trainer
@@ -113,7 +113,7 @@ def test_horizon_is_a_run_of_that_length(corpus: Manifest, proxy: Proxy) -> None
 class Greedy:
     """An online policy: every 1024 tokens, more of what is learnt worst."""
 
-    needs: frozenset[str] = frozenset({"valid"})
+    needs: frozenset[Signal] = frozenset({Valid()})
 
     def init(self, names: Sequence[str], start: Feedback) -> Mixture:
         return Mixture({name: 1 / len(names) for name in names})
@@ -124,6 +124,9 @@ class Greedy:
     def update(self, state: Mixture, feedback: Feedback) -> Mixture:
         w_D = feedback.signals["valid"] ** 4
         return Mixture.from_array(tuple(state), w_D / w_D.sum())
+
+    def load(self, body: dict) -> Mixture:
+        return Mixture(body)
 
     def to_json(self) -> dict:
         return {"policy": "greedy"}

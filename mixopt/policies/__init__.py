@@ -1,0 +1,29 @@
+"""The online policies: one paper per file, and this list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mixopt.errors import DataError, did_you_mean
+from mixopt.mixture import Mixture, Schedule
+from mixopt.policy import Fixed, OnlinePolicy, Scheduled
+
+
+def _fixed(body: Mapping[str, Any]) -> Fixed:
+    return Fixed(Mixture(body["mixture"]))
+
+
+def _scheduled(body: Mapping[str, Any]) -> Scheduled:
+    return Scheduled(Schedule(tuple((start, Mixture(m)) for start, m in body["phases"])))
+
+
+POLICIES: dict[str, Callable[[Mapping[str, Any]], OnlinePolicy[Any]]] = {"fixed": _fixed, "scheduled": _scheduled}
+
+
+def from_json(body: Mapping[str, Any]) -> OnlinePolicy[Any]:
+    """The policy that `to_json` described. Raises DataError for an unknown one."""
+    kind = str(body.get("policy"))
+    if kind not in POLICIES:
+        raise DataError(f"run record: unknown policy {kind!r}; {did_you_mean(kind, POLICIES)}")
+    return POLICIES[kind]({key: value for key, value in body.items() if key != "policy"})
