@@ -62,8 +62,8 @@ def row(
     what: str, value: float, reach: float | None = None, peer: float | None = None, note: str = ""
 ) -> dict[str, Any]:
     """One line of the answer; where a reach is given, less is better, or more where there is a peer."""
-    ratio = value / peer if peer else None
-    ok = None if reach is None else (ratio >= reach if ratio is not None else value <= reach)
+    ratio = float(value / peer) if peer else None
+    ok = None if reach is None else bool(ratio >= reach if ratio is not None else value <= reach)
     return {"what": what, "value": value, "peer": peer, "ratio": ratio, "reach": reach, "ok": ok, "note": note}
 
 
