@@ -30,14 +30,17 @@ def make_executor(job: Job, manifest: Manifest) -> Executor:
     chosen = setting(job, len(manifest.domains))
     if local:
         refuse_too_large(job, chosen, vocabulary)
-    partial = manifest.root.parents[1] / "partial"  # of the store that holds data/<key>
+    store = manifest.root.parents[1]  # that holds data/<key>
     compiles = bool(compiled(job, len(manifest.domains), vocabulary).value)
-    train = Trainer(manifest.root, compute.device, stack(job, chosen), compiles, partial)
+    runs_at_once = stack(job, chosen)
+    train = Trainer(
+        manifest.root, compute.device, runs_at_once, compiles, partial=store / "partial", weights=store / "weights"
+    )
     if compute.executor == "ray":
         gpus = 1.0 if compute.device.startswith("cuda") else 0.0
-        return RayExecutor(train, max(1, compute.workers), stack(job, chosen), compute.address, gpus)
+        return RayExecutor(train, max(1, compute.workers), runs_at_once, compute.address, gpus)
     workers = compute.workers if compute.device == "cpu" else min(1, compute.workers)  # that share nothing
-    return LocalExecutor(train, workers, stack(job, chosen))
+    return LocalExecutor(train, workers, runs_at_once)
 
 
 def stack(job: Job, chosen: Setting) -> int:

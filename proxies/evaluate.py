@@ -28,20 +28,27 @@ class HeldOut:
         self.rows = torch.cat(rows).to(device)
         self.sizes = [len(part) for part in rows]
 
-    @property
-    def tokens(self) -> int:
-        """Tokens predicted in one evaluation."""
-        return self.rows.shape[0] * (self.rows.shape[1] - 1)
+    def tokens(self, part: float = 1.0) -> int:
+        """Tokens predicted in one evaluation on this part of the rows."""
+        return sum(self._sizes(part)) * (self.rows.shape[1] - 1)
 
-    def losses_KD(self, program: Program, weights: Tensor) -> Tensor:
-        """Mean loss in nats per token [K, D] of the models [K, P]."""
+    def losses_KD(self, program: Program, weights: Tensor, part: float = 1.0) -> Tensor:
+        """Mean loss in nats per token [K, D] of the models [K, P], on the first part of every domain's rows."""
+        sizes, chosen = self._sizes(part), self.rows
+        if sizes != self.sizes:
+            pairs = zip(self.rows.split(self.sizes), sizes, strict=True)
+            chosen = torch.cat([rows[:size] for rows, size in pairs])
         at_once = max(1, TOKENS_AT_ONCE // (self.rows.shape[1] - 1))
         parts = []
-        for rows in self.rows.split(at_once):
+        for rows in chosen.split(at_once):
             losses = program.token_losses(weights, rows.expand(len(weights), -1, -1))
             parts.append(losses.mean(-1))
         by_row = torch.cat(parts, dim=1).double()
-        return torch.stack([part.mean(-1) for part in by_row.split(self.sizes, dim=1)], dim=1)
+        return torch.stack([own.mean(-1) for own in by_row.split(sizes, dim=1)], dim=1)
+
+    def _sizes(self, part: float) -> list[int]:
+        """Rows of each domain in this part of them: one at least."""
+        return [max(1, round(part * size)) for size in self.sizes]
 
     def merged_QD(self, program: Program, weights: Tensor, shares_QK: Tensor, at_once: int = 16) -> Tensor:
         """Mean loss in nats per token [Q, D] of weighted averages of the models [K, P], `at_once` of them in memory.

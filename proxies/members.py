@@ -1,22 +1,24 @@
-"""One run on its way: what its policy said, what it has drawn, what was measured.
+"""One run on its way: where its policy is, what it has drawn, what was measured.
 
-A policy is pure and a batch is a function of (seed, step, mixtures so far): so what the policy was told, the step and
-the measurements are enough to go on from.
+A policy's state is a value and a batch is a function of (seed, step, mixture, rows drawn): so these, the step and the
+measurements are enough to go on from.
 
-Shapes: D domains.
+Shapes: D domains, T steps, B batch rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from mixopt.mixture import Segment
-from mixopt.policy import Feedback
+from mixopt.errors import JobError
+from mixopt.mixture import FloatArray, Mixture, Segment
+from mixopt.policy import Drops, Excess, Feedback, Train, plain
 from mixopt.runs import RunSpec
+from proxies.optim import Horizon
 from proxies.tokens import IntArray, Sampler
 
 Metrics = Mapping[str, float]
@@ -32,32 +34,60 @@ class Course:
     marks: frozenset[int]
 
 
+class Tally:
+    """The mean of something over a segment's training rows, by domain.
+
+    Rows are added one by one in the order in which they were trained on: where training paused leaves no trace.
+    """
+
+    def __init__(self, rows_D: Iterable[int], sums_D: Iterable[float]) -> None:
+        self.rows_D, self.sums_D = np.array(rows_D, dtype=np.int64), np.array(sums_D, dtype=float)
+
+    def add(self, domains_TB: IntArray, values_TB: FloatArray) -> None:
+        """More rows: their domains, and what is averaged."""
+        np.add.at(self.rows_D, domains_TB.ravel(), 1)
+        np.add.at(self.sums_D, domains_TB.ravel(), values_TB.ravel())
+
+    @property
+    def mean_D(self) -> FloatArray:
+        """Means [D]; NaN for a domain without rows."""
+        return np.divide(self.sums_D, self.rows_D, out=np.full(len(self.rows_D), np.nan), where=self.rows_D > 0)
+
+
 @dataclass
 class Member:
-    """A run of a stack. `segment` is what it trains on now, `until` the step at which that ends."""
+    """A run of a stack, to be begun or resumed.
+
+    `state` is its policy's, `segment` what it trains on now, `until` the step at which that ends, `drawn_D` the rows drawn.
+    """
 
     spec: RunSpec
     course: Course
     sampler: Sampler
     step: int = 0
-    heard: list[Feedback] = field(default_factory=list)
     trace: list[Segment] = field(default_factory=list)
     trajectory: list[tuple[int, Metrics]] = field(default_factory=list)
     horizons: list[tuple[int, Metrics]] = field(default_factory=list)
     error: str = ""
     seconds: float = 0.0
     extra_tokens: int = 0  # trained on branches
+    read_tokens: int = 0  # that went forward through a model only: to evaluate it, or a reference
 
-    def __post_init__(self) -> None:
+    def begin(self, signals: Mapping[str, FloatArray]) -> None:
         """Ask the policy for its first segment."""
-        self._state = self.spec.feed.init(self.course.names, self._feedback(0, {}))
         self.drawn_D: IntArray = np.zeros(len(self.course.names), dtype=np.int64)
+        self.state = self.spec.feed.init(self.course.names, self._feedback(signals))
         self._enter(0)
 
     @property
     def ended(self) -> bool:
         """Whether nothing is left to train."""
         return bool(self.error) or self.step >= self.course.steps
+
+    @property
+    def w_D(self) -> FloatArray:
+        """The mixture that it trains on now."""
+        return self.segment.mixture.array(self.course.names)
 
     @property
     def traced(self) -> tuple[Segment, ...]:
@@ -67,51 +97,80 @@ class Member:
 
     def blocks(self, steps: int) -> tuple[IntArray, IntArray]:
         """Block numbers [T, B] of the coming steps, and the rows [D] drawn after them. Changes nothing."""
-        w_D = self.segment.mixture.array(self.course.names)
-        return self.sampler.blocks(w_D, self.step, steps, self.drawn_D)
+        return self.sampler.blocks(self.w_D, self.step, steps, self.drawn_D)
 
-    def hear(self, signals: Mapping[str, Any]) -> None:
+    def hear(self, signals: Mapping[str, FloatArray]) -> None:
         """End the segment: tell the policy what was measured, and ask it what comes next."""
-        self._hear(self._feedback(self.step, signals))
+        self.trace = list(self.traced)
+        self.state = self.spec.feed.update(self.state, self._feedback(signals))
+        if self.step < self.course.steps:
+            self._enter(self.step)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data from which `resume` goes on."""
-        heard = [[f.seen, {name: np.asarray(s).tolist() for name, s in f.signals.items()}] for f in self.heard]
         return {
             "step": self.step,
-            "heard": heard,
+            "state": plain(self.state),
+            "drawn": self.drawn_D.tolist(),
+            "tallies": {name: [t.rows_D.tolist(), t.sums_D.tolist()] for name, t in self.tallies.items()},
+            "trace": [[dict(segment.mixture), segment.tokens] for segment in self.trace],
             "trajectory": self.trajectory,
             "horizons": self.horizons,
             "seconds": self.seconds,
             "extra_tokens": self.extra_tokens,
+            "read_tokens": self.read_tokens,
         }
 
     def resume(self, body: Mapping[str, Any]) -> None:
-        """Bring a fresh member to where `to_json` saw it: its policy hears everything again."""
-        for seen, signals in body["heard"]:
-            step = seen // self.course.step_tokens
-            self._hear(self._feedback(step, {name: np.array(values) for name, values in signals.items()}))
+        """Bring a fresh member to where `to_json` saw it."""
+        self.state = self.spec.feed.load(body["state"])
+        self.drawn_D = np.array(body["drawn"], dtype=np.int64)
+        self.trace = [Segment(Mixture(mixture), tokens) for mixture, tokens in body["trace"]]
+        self._enter(sum(segment.tokens for segment in self.trace) // self.course.step_tokens)
+        self.tallies = {name: Tally(*both) for name, both in body["tallies"].items()}
         self.step = body["step"]
         self.trajectory = [(tokens, metrics) for tokens, metrics in body["trajectory"]]
         self.horizons = [(tokens, metrics) for tokens, metrics in body["horizons"]]
-        self.seconds, self.extra_tokens = body["seconds"], body["extra_tokens"]
-        past = [(s.mixture.array(self.course.names), s.tokens // self.course.step_tokens) for s in self.trace]
-        now = self.step - sum(steps for _, steps in past)
-        self.drawn_D = self.sampler.drawn([*past, (self.segment.mixture.array(self.course.names), now)])
-
-    def _hear(self, feedback: Feedback) -> None:
-        done = sum(segment.tokens for segment in self.trace)
-        self.trace.append(Segment(self.segment.mixture, feedback.seen - done))
-        self.heard.append(feedback)
-        self._state = self.spec.feed.update(self._state, feedback)
-        if feedback.seen < feedback.total:
-            self._enter(feedback.seen // self.course.step_tokens)
+        self.seconds = body["seconds"]
+        self.extra_tokens, self.read_tokens = body["extra_tokens"], body["read_tokens"]
 
     def _enter(self, step: int) -> None:
         """Read the policy's segment: at least one step long, at most to the end."""
-        self.segment = self.spec.feed.segment(self._state)
+        self.segment = self.spec.feed.segment(self.state)
         length = max(1, round(self.segment.tokens / self.course.step_tokens))
         self.until = min(self.course.steps, step + length)
+        none = [0] * len(self.course.names)
+        self.tallies = {s.name: Tally(none, none) for s in self.spec.feed.needs if isinstance(s, Train | Excess)}
+        for signal in self.spec.feed.needs:
+            if isinstance(signal, Drops) and self.until < self.course.steps:
+                self._check_probe(probe_steps(signal, self.course.steps), length)
 
-    def _feedback(self, step: int, signals: Mapping[str, Any]) -> Feedback:
-        return Feedback(step * self.course.step_tokens, self.course.steps * self.course.step_tokens, signals)
+    def _check_probe(self, steps: int, length: int) -> None:
+        if steps > length:
+            raise JobError(
+                f"run {self.spec.id}: its policy probes for {steps} of {self.course.steps} steps after a segment of {length}. "
+                "Ask for shorter probes, for fewer and longer segments, or for a longer run (proxies.tokens)."
+            )
+
+    def _feedback(self, signals: Mapping[str, FloatArray]) -> Feedback:
+        each = self.course.step_tokens
+        return Feedback(self.step * each, self.course.steps * each, signals, each)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """How a member trains aside from where it is: on which mixture, and at the pace of a schedule from which step."""
+
+    member: Member
+    w_D: FloatArray
+    horizon: Horizon
+    start: int
+
+    def blocks(self, done: int, steps: int, drawn_D: IntArray) -> tuple[IntArray, IntArray]:
+        """Block numbers [T, B] of the steps after `done` ones, and the rows [D] drawn after them."""
+        return self.member.sampler.blocks(self.w_D, self.member.step + done, steps, drawn_D)
+
+
+def probe_steps(signal: Drops, steps: int) -> int:
+    """Steps of a probe of a run of so many: one at least."""
+    return max(1, round(signal.part * steps))

@@ -28,12 +28,27 @@ def mean_loss(flat: Tensor, layout: Layout, rows: Tensor, dtype: torch.dtype) ->
     return loss.LinearCrossEntropy.apply(hidden, head, rows[..., 1:].flatten(-2))
 
 
+def mean_and_each(flat: Tensor, layout: Layout, rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean losses [K] as `mean_loss` has them, and those of every token [K, B, S], through which nothing flows back."""
+    hidden, head = _forward(flat, layout, rows[..., :-1], dtype)
+    targets = rows[..., 1:]
+    mean, each = loss.LinearCrossEntropy.apply(hidden, head, targets.flatten(-2), True)
+    return mean, each.view(targets.shape)
+
+
 @torch.no_grad()
 def token_losses(flat: Tensor, layout: Layout, rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Next-token losses in nats [K, B, S], for evaluation."""
     hidden, head = _forward(flat, layout, rows[..., :-1], dtype)
     targets = rows[..., 1:]
     return loss.token_losses(hidden, head, targets.flatten(-2)).view(targets.shape)
+
+
+@torch.no_grad()
+def head_gradient(flat: Tensor, layout: Layout, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Gradients of the mean losses in the heads alone, [K, d, V] in float32."""
+    hidden, head = _forward(flat, layout, rows[..., :-1], dtype)
+    return loss.head_gradient(hidden, head, rows[..., 1:].flatten(-2))
 
 
 def _forward(flat: Tensor, layout: Layout, inputs: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

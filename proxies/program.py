@@ -11,14 +11,14 @@ from __future__ import annotations
 import functools
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mixopt.runs import Proxy
-from proxies.model import mean_loss, token_losses
+from proxies.model import head_gradient, mean_and_each, mean_loss, token_losses
 from proxies.optim import STEPS, Pace, State, clip_
 from proxies.parameters import Layout
 from proxies.sizes import rows_at_once, shape
@@ -34,6 +34,7 @@ class Program:
     layout: Layout
     dtype: torch.dtype
     loss: Callable[[Tensor, Tensor], Tensor]
+    losses: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     update: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
 
     def descend(self, state: State, rows: Tensor, pace: Tensor) -> Tensor:
@@ -41,21 +42,43 @@ class Program:
 
         Long batches go through the model in parts, so that memory does not grow with them.
         """
-        first, *others = rows.split(rows_at_once(rows.shape[1], rows.shape[2] - 1), dim=1)
-        loss_K, gradient = self._gradient(state, first, rows.shape[1])
+        return self._descend(state, rows, pace, each=False)[0]
+
+    def descend_telling(self, state: State, rows: Tensor, pace: Tensor) -> tuple[Tensor, Tensor]:
+        """The same step, which also tells the losses of every token [K, B, S]."""
+        loss_K, tokens = self._descend(state, rows, pace, each=True)
+        return loss_K, torch.cat(tokens, dim=1)
+
+    def _descend(self, state: State, rows: Tensor, pace: Tensor, each: bool) -> tuple[Tensor, list[Tensor]]:
+        first, *others = self.parts(rows)
+        loss_K, gradient, tokens = self._gradient(state, first, rows.shape[1], each)
         for part in others:
-            more_K, more = self._gradient(state, part, rows.shape[1])
+            more_K, more, told = self._gradient(state, part, rows.shape[1], each)
             loss_K, gradient = loss_K + more_K, gradient.add_(more)
+            tokens += told
         with torch.no_grad():
             self.update(*state, gradient, pace)
-        return loss_K
+        return loss_K, tokens
 
-    def _gradient(self, state: State, part: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-        """What some rows of a batch add to the losses [K] and to their gradients [K, P]."""
+    def _gradient(self, state: State, part: Tensor, batch: int, each: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """What some rows of a batch add to the losses [K] and to their gradients [K, P], and their tokens' losses."""
         weights = state.weights.detach().requires_grad_()
-        loss_K = self.loss(weights, part.contiguous()) * (part.shape[1] / batch)
+        loss_K, *tokens = self.losses(weights, part.contiguous()) if each else (self.loss(weights, part.contiguous()),)
+        loss_K = loss_K * (part.shape[1] / batch)
         (gradient,) = torch.autograd.grad(loss_K.sum(), weights)
-        return loss_K.detach(), gradient
+        return loss_K.detach(), gradient, [told.detach() for told in tokens]
+
+    def parts(self, rows: Tensor) -> Sequence[Tensor]:
+        """Rows [K, B, S + 1] in about equal parts that go through the model at once."""
+        return rows.split(rows_at_once(rows.shape[1], rows.shape[2] - 1), dim=1)
+
+    def head_gradient(self, weights: Tensor, rows: Tensor) -> Tensor:
+        """Gradients [K, d, V] in the head of the mean losses of rows [K, B, S + 1], worked out in parts."""
+        first, *others = self.parts(rows)
+        gradient = head_gradient(weights, self.layout, first, self.dtype).mul_(first.shape[1] / rows.shape[1])
+        for part in others:
+            gradient += head_gradient(weights, self.layout, part, self.dtype).mul_(part.shape[1] / rows.shape[1])
+        return gradient
 
     def token_losses(self, weights: Tensor, rows: Tensor) -> Tensor:
         """Held-out losses in nats [K, B, S] of rows [K, B, S + 1]."""
@@ -74,6 +97,9 @@ def _make(layout: Layout, precision: str, optimizer: str, compiled: bool) -> Pro
     def loss(weights: Tensor, rows: Tensor) -> Tensor:
         return mean_loss(weights, layout, rows, dtype)
 
+    def losses(weights: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return mean_and_each(weights, layout, rows, dtype)
+
     def update(weights: Tensor, first: Tensor, second: Tensor, gradient: Tensor, pace: Tensor) -> None:
         clip_(gradient)
         step(State(weights, first, second), gradient, Pace(*pace), layout)
@@ -81,8 +107,9 @@ def _make(layout: Layout, precision: str, optimizer: str, compiled: bool) -> Pro
     if compiled:
         torch._dynamo.config.recompile_limit = GRAPHS
         loss = torch.compile(loss, fullgraph=True, dynamic=False)
+        losses = torch.compile(losses, fullgraph=True, dynamic=False)
         update = torch.compile(update, fullgraph=True, dynamic=False)
-    return Program(layout, dtype, loss, update)
+    return Program(layout, dtype, loss, losses, update)
 
 
 def multiply_rate(dtype: torch.dtype, seconds: float = 0.2) -> float:

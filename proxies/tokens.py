@@ -161,6 +161,16 @@ class Sampler:
         chosen = permute(position, supply, _mix(self._epoch_D[domains] + epoch.astype(np.uint64)))
         return self._first_D[domains] + permute(chosen, self.blocks_D[domains], self._supply_D[domains])
 
+    def coming(self, drawn_D: IntArray, count: int) -> IntArray:
+        """Block numbers [D, count] of the next draws from every domain; they stay to be drawn."""
+        draws_DN = drawn_D[:, None] + np.arange(count)
+        return self.block(np.repeat(np.arange(len(self.names)), count), draws_DN.ravel()).reshape(draws_DN.shape)
+
+    def domains(self, blocks: IntArray) -> IntArray:
+        """The numbers of the domains to which these blocks belong."""
+        order = np.argsort(self._first_D)
+        return order[np.searchsorted(self._first_D[order], blocks, side="right") - 1]
+
     def unique(self, drawn_D: IntArray) -> IntArray:
         """Distinct rows [D] among the rows drawn [D]."""
         return np.minimum(drawn_D, self.supply_D)

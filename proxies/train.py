@@ -16,10 +16,9 @@ import os
 import platform
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +27,11 @@ from torch import Tensor
 from mixopt.domains import Manifest
 from mixopt.errors import DataError, DeviceLost, RunFailed
 from mixopt.mixture import FloatArray
+from mixopt.policy import plain
 from mixopt.runs import Cost, Proxy, RunRecord, RunSpec
-from proxies import checkpoint
+from proxies import checkpoint, signals
 from proxies.evaluate import HeldOut
-from proxies.members import Course, Member
+from proxies.members import Branch, Course, Member
 from proxies.optim import Horizon, State, pace
 from proxies.parameters import Layout, init
 from proxies.program import program
@@ -42,7 +42,6 @@ from proxies.tokens import Sampler, TokenStore
 MEMORY_SHARE = 0.7  # of a device's memory that a stack plans with; the loss and the libraries' own take the rest
 SAVING = 20.0  # times as long as it takes to save them, runs train before they are saved again
 CHUNK = 64  # steps whose rows are gathered at once, at most
-SIGNALS = frozenset({"valid"})
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ class Trainer:
     """Trains stacks on the corpus prepared in `data`. A value that worker processes can be handed.
 
     At most `slots` runs train at a time (all of them unless given), fewer where the device's memory holds no more.
-    With a folder `partial`, unfinished runs are kept there every `every` seconds, and go on from there.
+    With a folder `partial`, unfinished runs are kept there every `every` seconds, and go on from there. In the folder
+    `weights` are those of runs that are to keep them, and of runs that policies refer to.
     """
 
     data: Path
@@ -59,21 +59,24 @@ class Trainer:
     compiled: bool = False
     partial: Path | None = None
     every: float = 60.0
+    weights: Path | None = None
 
     def __call__(self, specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
         """Train these specs, which must be stackable. Yields a record for each as it ends.
 
-        Raises RunFailed for specs that cannot share a stack, DataError for other data, DeviceLost for a dead GPU.
+        Raises RunFailed for specs that cannot share a stack or ask for what cannot be measured, DataError for other
+        data, DeviceLost for a dead GPU.
         """
         manifest, waiting = Manifest.load(self.data), list(specs)
         proxy = _shared_proxy(specs, manifest)
+        signals.check(specs, self.weights)
         wanted = min(len(specs), self.slots or len(specs))
         slots = 0
         while waiting:
             full = False
             try:
                 rows = _rows(self.data, proxy.sequence, self.device)
-                slots = slots // 2 if slots else self._width(wanted, proxy, manifest.tokenizer.vocabulary)
+                slots = slots // 2 if slots else self._width(wanted, specs, manifest)
                 for record in _Stack(manifest, rows, waiting, slots, self).train():
                     waiting.remove(record.spec)
                     stack = str(slots) if slots >= wanted else f"{slots} of {wanted} asked for: memory"
@@ -92,12 +95,13 @@ class Trainer:
             for spec in specs:
                 checkpoint.drop(self.partial, spec.id)
 
-    def _width(self, wanted: int, proxy: Proxy, vocabulary: int) -> int:
+    def _width(self, wanted: int, specs: Sequence[RunSpec], manifest: Manifest) -> int:
         """Slots of a stack: those wanted, fewer where memory holds no more; compiled, a power of two, of which are few."""
-        each = member_bytes(shape(proxy.size), vocabulary, proxy.batch, proxy.precision)
-        if proxy.horizons:
-            each += 12 * Layout(shape(proxy.size), vocabulary).total  # a branch keeps the trunk
-        room = max(1, int(MEMORY_SHARE * memory(self.device)) // each)
+        proxy, vocabulary = specs[0].proxy, manifest.tokenizer.vocabulary
+        layout = Layout(shape(proxy.size), vocabulary)
+        each = member_bytes(layout.shape, vocabulary, proxy.batch, proxy.precision) + signals.slot_bytes(specs, layout)
+        have = int(MEMORY_SHARE * memory(self.device)) - signals.shared_bytes(specs, layout, len(manifest.names))
+        room = max(1, have // each)
         if not self.compiled:
             return min(wanted, room)
         return min(self.slots or wanted, 1 << (wanted - 1).bit_length(), 1 << (room.bit_length() - 1))
@@ -120,6 +124,8 @@ class _Stack:
         self.held_out = HeldOut(self.store, self.proxy.eval_tokens, trainer.device)
         self.layout = Layout(shape(self.proxy.size), manifest.tokenizer.vocabulary)
         self.program = program(self.proxy, self.layout.vocabulary, trainer.compiled)
+        self.references = signals.references(specs, trainer.weights, trainer.device)
+        self.signals = signals.Signals(self.program, self.held_out, rows, self.horizon, self._aside)
         self.state = State(*(torch.zeros(slots, self.layout.total, device=trainer.device) for _ in State._fields))
         self.members: list[Member | None] = [None] * slots
         self.chunk = CHUNK
@@ -136,11 +142,15 @@ class _Stack:
                 return
             began = time.perf_counter()
             self._advance(min(self.chunk, *(self._distance(member) for _, member in alive)))
+            if time.perf_counter() - began > self.trainer.every / 4:
+                self.chunk = max(1, self.chunk // 2)  # keep chunks short where steps are slow
             self._attend(alive)
-            self._share(time.perf_counter() - began, [member for _, member in alive])
+            share = (time.perf_counter() - began) / len(alive)
             for slot, member in alive:
+                member.seconds += share
                 if member.ended:
                     self.members[slot] = None
+                    self._leave(slot, member)
                     yield self._record(member)
             if self.trainer.partial is not None and time.monotonic() - kept >= pause:
                 began = time.monotonic()
@@ -159,25 +169,37 @@ class _Stack:
 
     def _join(self, slot: int, spec: RunSpec) -> None:
         """Give a free slot to a run: its initial parameters, or those it was left with."""
-        unknown = {signal.name for signal in spec.feed.needs} - SIGNALS
-        if unknown:
-            raise RunFailed(f"run {spec.id}: this trainer cannot measure {', '.join(sorted(unknown))}.")
         supply = [max(1, spec.proxy.supply[name] // spec.proxy.sequence) for name in self.course.names]
         sampler = Sampler(self.store, self.course.names, supply, spec.proxy.batch, spec.seed)
-        member = Member(spec, self.course, sampler)
-        self.members[slot] = member
+        member = self.members[slot] = Member(spec, self.course, sampler)
         left = checkpoint.load(self.trainer.partial, spec.id) if self.trainer.partial is not None else None
-        tensors = {"weights": init(self.layout, spec.seed)}
-        if left is not None and left[1]["machine"] == machine(self.trainer):  # else its arithmetic was another
-            tensors, body = left
-            member.resume(body["member"])
+        if left is not None and left[1]["machine"] != machine(self.trainer):
+            left = None  # its arithmetic was another
+        tensors = {"weights": init(self.layout, spec.seed)} if left is None else left[0]
         for name, part in self.state._asdict().items():
             part[slot] = tensors[name].to(part.device) if name in tensors else 0.0
+        if left is None:
+            member.begin(self.signals.before(member, self.state.weights[slot]))
+        else:
+            member.resume(left[1]["member"])
+
+    def _leave(self, slot: int, member: Member) -> None:
+        """Keep the weights of a good run that is to keep them: before its record, which then is complete."""
+        if member.spec.keep and not member.error and self.trainer.weights is not None:
+            checkpoint.keep(self.trainer.weights, member.spec.id, self.state.weights[slot].cpu(), member.spec.proxy)
 
     def _advance(self, steps: int) -> None:
         """Train all members for some steps: data first, then the updates, then a look at the losses."""
-        gathered, draws = self._gather(steps)
-        losses_TK = self._descend(gathered, [self.horizon] * len(self.members))
+        blocks_TKB = np.zeros((steps, len(self.members), self.proxy.batch), dtype=np.int64)
+        draws = {}
+        for slot, member in self._alive():
+            blocks_TKB[:, slot], draws[slot] = member.blocks(steps)
+        listener = signals.Listener(self.members, self.references, self.program)
+        paces = self._paces({slot: (self.horizon, member.step) for slot, member in self._alive()}, steps)
+        losses, heard = self._descend(self.state, self.rows.gather(blocks_TKB), paces, listener)
+        losses_TK = losses.cpu().numpy()
+        if heard is not None:
+            listener.add(heard.cpu().double().numpy(), blocks_TKB)
         for slot, member in self._alive():
             bad = np.flatnonzero(~np.isfinite(losses_TK[:, slot]))
             if len(bad):
@@ -186,47 +208,43 @@ class _Stack:
             member.step += steps
             member.drawn_D = draws[slot]
 
-    def _gather(self, steps: int) -> tuple[Tensor, dict[int, Any]]:
-        """Token rows [T, K, B, S + 1] of the coming steps, and the rows [D] that each slot's run has then drawn."""
-        blocks = np.zeros((steps, len(self.members), self.proxy.batch), dtype=np.int64)
-        draws = {}
-        for slot, member in self._alive():
-            blocks[:, slot], draws[slot] = member.blocks(steps)
-        return self.rows.gather(blocks), draws
+    def _paces(self, at: Mapping[int, tuple[Horizon, int]], steps: int) -> Tensor:
+        """The coming steps' numbers [T, 3, K] of slots at a step of a schedule. Others learn nothing, at rate zero."""
+        idle, slots = replace(self.proxy, learning_rate=0.0), range(len(self.members))
+        rates = {slot: member.spec.proxy for slot, member in self._alive() if slot in at}
+        horizons, starts = zip(*(at.get(slot, (self.horizon, 0)) for slot in slots), strict=True)
+        return pace([rates.get(slot, idle) for slot in slots], horizons, starts, steps).to(self.trainer.device)
 
-    def _descend(self, rows: Tensor, horizons: Sequence[Horizon]) -> FloatArray:
-        """Losses [T, K] of the updates on rows [T, K, B, S + 1]. An empty slot learns nothing at rate zero."""
-        idle = replace(self.proxy, learning_rate=0.0)
-        proxies = [member.spec.proxy if member is not None else idle for member in self.members]
-        starts = [member.step if member is not None else 0 for member in self.members]
-        paces = pace(proxies, horizons, starts, len(rows)).to(rows.device)
-        losses = [self.program.descend(self.state, now, at) for now, at in zip(rows, paces, strict=True)]
-        return torch.stack(losses).cpu().numpy()
+    def _descend(
+        self, state: State, rows: Tensor, paces: Tensor, listener: signals.Listener | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Losses [T, K] of the updates on rows [T, K, B, S + 1], and what a listener heard of them [T, Q, B]."""
+        losses, heard = [], []
+        for now, at in zip(rows, paces, strict=True):
+            if listener:
+                loss_K, tokens = self.program.descend_telling(state, now, at)
+                heard.append(listener.read(now, tokens))
+            else:
+                loss_K = self.program.descend(state, now, at)
+            losses.append(loss_K)
+        return torch.stack(losses), torch.stack(heard) if heard else None
 
     def _attend(self, alive: Sequence[tuple[int, Member]]) -> None:
         """Do what the members' steps call for: measure, branch off, move on to the next segment."""
-        healthy = [(slot, member) for slot, member in alive if not member.error]
-        marked = [(slot, member) for slot, member in healthy if member.step in self.course.marks]
-        turning = [(slot, member) for slot, member in healthy if member.step == member.until]
-        asking = [member for _, member in turning if member.spec.feed.needs]
-        losses_KD = self._losses_KD() if marked or asking else np.empty((0, 0))
-        for slot, member in healthy:
-            if member in asking or (slot, member) in marked:
-                measured = self._measured(member, losses_KD[slot])
-                if member.step in self.course.marks:
-                    member.trajectory.append(measured)
+        healthy = {slot: member for slot, member in alive if not member.error}
+        marked = {slot: member for slot, member in healthy.items() if member.step in self.course.marks}
+        losses = self.signals.losses(self.state.weights, marked)
+        for slot, member in marked.items():
+            member.trajectory.append(self._metrics(member, losses[slot]))
         for horizon in self.branches:
-            those = [(slot, member) for slot, member in healthy if member.step == horizon.turn and not member.error]
-            if those:
-                self._branch(horizon, those)
-        for slot, member in turning:
+            self._branch(horizon, {s: m for s, m in healthy.items() if m.step == horizon.turn and not m.error})
+        turning = {slot: m for slot, m in healthy.items() if m.step == m.until and not m.error}
+        told = self.signals.measured(turning, self.state.weights, losses)
+        for slot, member in turning.items():
             if not member.error:
-                member.hear({"valid": losses_KD[slot]} if member in asking else {})
+                member.hear(told[slot])
 
-    def _losses_KD(self) -> FloatArray:
-        return self.held_out.losses_KD(self.program, self.state.weights).cpu().numpy()
-
-    def _measured(self, member: Member, losses_D: FloatArray, step: int | None = None) -> tuple[int, dict[str, float]]:
+    def _metrics(self, member: Member, losses_D: FloatArray, step: int | None = None) -> tuple[int, dict[str, float]]:
         """Tokens seen and metrics; a loss that is not finite ends the run."""
         step = member.step if step is None else step
         if not np.isfinite(losses_D).all():
@@ -237,35 +255,31 @@ class _Stack:
         """The schedule of a run of this part of the length: it shares the warmup, and falls as steeply for its length."""
         return Horizon(round(part * self.horizon.steps), self.horizon.warmup, self.horizon.cooldown)
 
-    def _branch(self, horizon: Horizon, those: Sequence[tuple[int, Member]]) -> None:
-        """Let the learning rate of these members fall as if they ended soon, measure, and go back.
+    def _branch(self, horizon: Horizon, members: Mapping[int, Member]) -> None:
+        """Let the learning rate of these members fall as if they ended soon, and measure. They stay on their mixtures."""
+        if not members:
+            return
+        steps = horizon.steps - horizon.turn
+        branches = {slot: Branch(member, member.w_D, horizon, member.step) for slot, member in members.items()}
+        losses = self.signals.losses(self._aside(branches, steps), members)
+        for slot, member in members.items():
+            member.extra_tokens += steps * self.course.step_tokens
+            member.horizons.append(self._metrics(member, losses[slot], horizon.steps))
 
-        They stay on their mixtures meanwhile. The other slots are carried along, and set back too.
-        """
-        trunk = State(*(part.clone() for part in self.state))
-        at = [(member.step, member.drawn_D) for _, member in those]
-        left = horizon.steps - horizon.turn
-        while left > 0:
-            steps = min(left, self.chunk)
-            gathered, draws = self._gather(steps)
-            self._descend(gathered, [horizon] * len(self.members))
-            for slot, member in those:
-                member.step, member.drawn_D = member.step + steps, draws[slot]
-            left -= steps
-        losses_KD = self._losses_KD()
-        for (slot, member), (step, drawn_D) in zip(those, at, strict=True):
-            member.step, member.drawn_D = step, drawn_D
-            member.extra_tokens += (horizon.steps - horizon.turn) * self.course.step_tokens
-            member.horizons.append(self._measured(member, losses_KD[slot], horizon.steps))
-        for part, before in zip(self.state, trunk, strict=True):
-            part.copy_(before)
-
-    def _share(self, seconds: float, members: Sequence[Member]) -> None:
-        """Divide the time among those who used it; keep chunks short where steps are slow."""
-        for member in members:
-            member.seconds += seconds / len(members)
-        if seconds > self.trainer.every / 4:
-            self.chunk = max(1, self.chunk // 2)
+    def _aside(self, branches: Mapping[int, Branch], steps: int) -> Tensor:
+        """Weights [K, P] after members have trained aside, on a copy of the stack. The other slots are carried along."""
+        state = State(*(part.clone() for part in self.state))
+        drawn = {slot: branch.member.drawn_D for slot, branch in branches.items()}
+        for done in range(0, steps, self.chunk):
+            count = min(self.chunk, steps - done)
+            blocks_TKB = np.zeros((count, len(self.members), self.proxy.batch), dtype=np.int64)
+            for slot, branch in branches.items():
+                blocks_TKB[:, slot], drawn[slot] = branch.blocks(done, count, drawn[slot])
+            paces = self._paces(
+                {slot: (branch.horizon, branch.start + done) for slot, branch in branches.items()}, count
+            )
+            self._descend(state, self.rows.gather(blocks_TKB), paces)
+        return state.weights
 
     def _keep(self, folder: Path) -> None:
         for slot, member in self._alive():
@@ -276,7 +290,6 @@ class _Stack:
     def _record(self, member: Member) -> RunRecord:
         names, sequence = self.manifest.names, self.proxy.sequence
         tokens = member.step * self.course.step_tokens + member.extra_tokens
-        evaluated = self.held_out.tokens * (len(member.trajectory) + len(member.horizons))
         per_token = self.layout.shape.flops(self.layout.vocabulary)
         unique_D = member.sampler.unique(member.drawn_D)
         finite = [(seen, metrics) for seen, metrics in member.trajectory if all(map(math.isfinite, metrics.values()))]
@@ -286,9 +299,10 @@ class _Stack:
             trajectory=tuple(finite),
             horizons=tuple(member.horizons) if not member.error else (),
             trace=member.traced,
+            state=plain(member.state),
             drawn={n: int(c) * sequence for n, c in zip(names, member.drawn_D, strict=True)},
             unique={n: int(c) * sequence for n, c in zip(names, unique_D, strict=True)},
-            cost=Cost(tokens, per_token * (tokens + evaluated / 3), member.seconds),
+            cost=Cost(tokens, per_token * (tokens + member.read_tokens / 3), member.seconds),
             error=member.error,
             diverged=bool(member.error),
             machine=machine(self.trainer),

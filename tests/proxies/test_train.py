@@ -126,7 +126,7 @@ class Greedy:
         return Mixture.from_array(tuple(state), w_D / w_D.sum())
 
     def load(self, body: dict) -> Mixture:
-        return Mixture(body)
+        return Mixture(body["proportions"])
 
     def to_json(self) -> dict:
         return {"policy": "greedy"}
