@@ -29,7 +29,7 @@ from mixopt.study import Method, Recommendation, Study
 from mixopt.validate import Validate, arms
 from mixopt.yaml_text import dump_yaml, parse_yaml
 from pipelines import tuned
-from pipelines.compute import make_executor
+from pipelines.compute import make_executor, store_of
 from pipelines.mlflow_tracker import make_tracker
 from pipelines.outbox import Question
 from pipelines.plan import least_runs, make_study, refuse_too_few, repetition_notes, setting
@@ -140,6 +140,8 @@ def conclude(
         "validation": None,
         "trajectories": [],
         "swarm": results.swarm(study),
+        "policies": results.policies(job.method["name"], runs),
+        "store": str(store_of(manifest)),
         "cost": results.cost(runs, effort, 6.0 * target.parameters * target.tokens if target.parameters else None),
         "notes": [
             *repetition_notes(job, study, manifest),

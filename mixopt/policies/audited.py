@@ -34,11 +34,12 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What was measured after `seen` tokens: the policy's A [D, D] (None: it has none), drops of probes [D, D], what followed.
+    """What was measured for the point `at`: the policy's A [D, D] (None: it has none), drops of probes [D, D], what followed.
 
-    A probe trained so many tokens with proportion `weight` on its own domain.
+    `seen` are the run's tokens until then. A probe trained so many tokens with proportion `weight` on its own domain.
     """
 
+    at: float
     seen: int
     probe: int
     weight: float
@@ -133,8 +134,8 @@ class Audited(Generic[S]):
             stretch = Stretch(mixture, feedback.seen - state.seen, fell)
             sweeps = (*sweeps[:-1], replace(sweeps[-1], after=(*sweeps[-1].after, stretch)))
         if self._due(state):
-            sweeps = (*sweeps, self._sweep(inner, feedback))
-        left = tuple(point for point in state.left if point * state.total > self._end(state))
+            sweeps = (*sweeps, self._sweep(state, inner, feedback))
+        left = state.left[len(self._reached(state)) :]
         return replace(state, inner=inner, seen=feedback.seen, losses=losses, left=left, sweeps=sweeps)
 
     def load(self, body: Any) -> State[S]:
@@ -151,16 +152,22 @@ class Audited(Generic[S]):
         """Tokens seen when the segment ends, to half a step: the trainer rounds it to steps."""
         return state.seen + max(state.step, self.segment(state).tokens) + state.step / 2
 
+    def _reached(self, state: State[S]) -> Row:
+        """The points that the segment reaches."""
+        return tuple(point for point in state.left if point * state.total <= self._end(state))
+
     def _due(self, state: State[S]) -> bool:
         """Whether the segment reaches a point, and leaves room for a probe."""
-        reached = any(point * state.total <= self._end(state) for point in state.left)
-        return reached and self._end(state) + self._drops.part * state.total <= state.total
+        room = self._end(state) + self._drops.part * state.total <= state.total
+        return room and bool(self._reached(state))
 
-    def _sweep(self, inner: S, feedback: Feedback) -> Sweep:
+    def _sweep(self, state: State[S], inner: S, feedback: Feedback) -> Sweep:
+        at = self._reached(state)[-1]
         matrix = getattr(self.policy, "matrix", lambda _: None)(inner)
         rows = None if matrix is None else tuple(map(_row, matrix))
         probe = max(1, round(self._drops.part * feedback.total / feedback.step)) * feedback.step
-        return Sweep(feedback.seen, probe, self._drops.weight, rows, tuple(map(_row, feedback.signals["drops"])))
+        drops = tuple(map(_row, feedback.signals["drops"]))
+        return Sweep(at, feedback.seen, probe, self._drops.weight, rows, drops)
 
 
 def _only(signals: frozenset[Signal], feedback: Feedback) -> Feedback:
