@@ -25,7 +25,7 @@ from mixopt.domains import Manifest
 from mixopt.errors import DataError, JobError, SwarmError, did_you_mean
 from mixopt.fidelity import forecast, similarity, static_fit, transition
 from mixopt.files import write_atomically
-from mixopt.job import parse
+from mixopt.job import load
 from mixopt.mixture import FloatArray
 from mixopt.policies.audited import Audited, Sweep
 from mixopt.progress import Progress
@@ -150,7 +150,7 @@ def opened(folder: Path) -> Finished:
             f"{folder}: {written[0].name} and {LOCK} are not what this version of a search writes ({type(e).__name__}: "
             f"{e}). Run the same search again: it trains nothing that the store has."
         ) from e
-    job = parse({k: v for k, v in lock.items() if k not in ("derived", "provenance")}, str(folder / LOCK))
+    job = load(folder / LOCK)
     manifest = with_available_tokens(Manifest.load(prepared), job.data_config(folder))
     study = replace(make_study(job, manifest), proxy=Proxy(**known), count=count)
     return Finished(document, study, job.method.get("law", "loglinear"), make_executor(job, manifest), Store(store))
