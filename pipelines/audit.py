@@ -25,7 +25,7 @@ from mixopt.domains import Manifest
 from mixopt.errors import DataError, JobError, SwarmError, did_you_mean
 from mixopt.fidelity import forecast, similarity, static_fit, transition
 from mixopt.files import write_atomically
-from mixopt.job import load
+from mixopt.job import Job, load
 from mixopt.mixture import FloatArray
 from mixopt.policies.audited import Audited, Sweep
 from mixopt.progress import Progress
@@ -33,9 +33,10 @@ from mixopt.quality import r2
 from mixopt.runs import Proxy, RunRecord
 from mixopt.search import Workshop
 from mixopt.store import Store
-from mixopt.study import Executor, Study
+from mixopt.study import Study
 from mixopt.validate import UNIFORM
 from mixopt.yaml_text import parse_yaml
+from pipelines import tuned
 from pipelines.compute import make_executor
 from pipelines.plan import make_study
 from pipelines.prepare import with_available_tokens
@@ -72,12 +73,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run directory: what its search or comparison wrote down, its question, and the executor that made its runs."""
+    """A run directory: what its search or comparison wrote down, its job and its question, and where its runs are."""
 
     document: Mapping[str, Any]
+    job: Job
+    manifest: Manifest
     study: Study
-    law: str
-    executor: Executor
     store: Store
 
 
@@ -105,15 +106,11 @@ def run(folder: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
     listed = chosen(directory.document, asked, folder)
     runs = [(row["method"], record) for row, record in found(directory, listed, folder)]
     able = [(method, record) for method, record in runs if hasattr(record.spec.feed, "matrix") and not record.error]
-    specs = []
-    for _, record in able:
-        refuse_short(asked, record)
-        feed = Audited(record.spec.feed, asked.at, asked.part, WEIGHT)
-        specs.append(replace(record.spec, feed=feed, keep=False))
-    shop = Workshop(directory.executor, directory.store, progress)
-    made = {record.spec.id: record for record in shop.make(specs, "audit").records}
-    watched = [Watched(*pair, made[spec.id]) for pair, spec in zip(able, specs, strict=True)]
-    names = directory.study.space.names
+    for method, record in able:
+        refuse_probes(asked, method, record)
+    again, trained = watch([record for _, record in able], directory, asked, progress)
+    watched = [Watched(*pair, record) for pair, record in zip(able, again, strict=True)]
+    names = directory.manifest.names
     document = {
         "schema": SCHEMA,
         "run_dir": str(folder),
@@ -126,8 +123,8 @@ def run(folder: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
         "dynamic": dynamic(watched, names),
         "notes": notes(watched),
         "probe_tokens": sum(one.again.cost.tokens - one.run.cost.tokens for one in watched),
-        "proxies_trained": len(shop.trained),
-        "proxies_reused": len(made) - len(shop.trained),
+        "proxies_trained": trained,
+        "proxies_reused": len({record.spec.id for record in again}) - trained,
         "seconds": time.perf_counter() - began,
     }
     write_atomically(folder / "audit.json", json.dumps(document, indent=1, allow_nan=False))
@@ -142,9 +139,7 @@ def opened(folder: Path) -> Finished:
     try:
         document = json.loads(written[0].read_text(encoding="utf-8"))
         lock = parse_yaml((folder / LOCK).read_text(encoding="utf-8"), str(folder / LOCK))
-        prepared, derived, store = Path(lock["provenance"]["prepared"]), lock["derived"], Path(document["store"])
-        known = {f.name: derived[f.name] for f in fields(Proxy)} | {"horizons": tuple(derived["horizons"])}
-        count, _ = derived["count"], document["policies"]
+        prepared, store, _ = Path(lock["provenance"]["prepared"]), Path(document["store"]), document["policies"]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise JobError(
             f"{folder}: {written[0].name} and {LOCK} are not what this version of a search writes ({type(e).__name__}: "
@@ -152,8 +147,12 @@ def opened(folder: Path) -> Finished:
         ) from e
     job = load(folder / LOCK)
     manifest = with_available_tokens(Manifest.load(prepared), job.data_config(folder))
-    study = replace(make_study(job, manifest), proxy=Proxy(**known), count=count)
-    return Finished(document, study, job.method.get("law", "loglinear"), make_executor(job, manifest), Store(store))
+    rate = tuned.find(job, store, manifest.names, manifest.tokenizer.vocabulary)
+    study = make_study(job, manifest, rate)
+    if derived := lock.get("derived"):  # as it was: a sweep of the learning rate may have come since
+        known = {f.name: derived[f.name] for f in fields(Proxy) if f.name in derived}
+        study = replace(study, proxy=Proxy(**known | {"horizons": tuple(derived["horizons"])}), count=derived["count"])
+    return Finished(document, job, manifest, study, Store(store))
 
 
 def methods(document: Mapping[str, Any], asked: Asked) -> list[str]:
@@ -189,15 +188,41 @@ def found(
     return [(each, directory.store.find(each["run"])) for each in listed]
 
 
-def refuse_short(asked: Asked, record: RunRecord) -> None:
-    """Raise JobError for probes of less than one step."""
+def refuse_probes(asked: Asked, method: str, record: RunRecord) -> None:
+    """Raise JobError for probes of less than a step, or longer than all of a run's segments."""
     proxy = record.spec.proxy
-    step = proxy.batch * proxy.sequence
+    step, longest = proxy.batch * proxy.sequence, max(segment.tokens for segment in record.trace)
     if asked.part * proxy.tokens < step:
         raise JobError(
             f"--part: {asked.part:g} of a run of {proxy.tokens:,} tokens is less than one step ({step:,} tokens). "
             f"Give at least {step / proxy.tokens:.3g}."
         )
+    if asked.part * proxy.tokens > longest + step / 2:
+        raise JobError(
+            f"--part: {asked.part:g} of a run of {proxy.tokens:,} tokens is longer than {method}'s longest segment "
+            f"({longest:,} tokens). Give at most {longest / proxy.tokens:.3g}."
+        )
+
+
+def watch(
+    records: Sequence[RunRecord], directory: Finished, asked: Asked, progress: Progress
+) -> tuple[list[RunRecord], int]:
+    """The same runs watched, compiled where they were, and how many of them had to be trained."""
+    specs = [
+        replace(record.spec, feed=Audited(record.spec.feed, asked.at, asked.part, WEIGHT), keep=False)
+        for record in records
+    ]
+    how = [record.machine.get("compiled") for record in records]
+    found: dict[str, RunRecord] = {}
+    trained = 0
+    for compiled in dict.fromkeys(how):
+        compute = directory.job.compute.model_copy(update={"compile": compiled == "true"} if compiled else {})
+        executor = make_executor(directory.job.model_copy(update={"compute": compute}), directory.manifest)
+        shop = Workshop(executor, directory.store, progress)
+        made = shop.make([spec for spec, own in zip(specs, how, strict=True) if own == compiled], "audit")
+        found |= {record.spec.id: record for record in made.records}
+        trained += len(shop.trained)
+    return [found[spec.id] for spec in specs], trained
 
 
 def row(
@@ -215,7 +240,7 @@ def row(
         "method": method,
         "fidelity": _mean(known),
         "fidelity_at": [_mean([point for point in known if point["at"] == at]) for at in asked.at],
-        "dynamic_r2": dynamic(own, directory.study.space.names)["r2"],
+        "dynamic_r2": dynamic(own, directory.manifest.names)["r2"],
         "gain_over_uniform": gain(directory.document, method),
         "why": None if known else reason([record for name, record in runs if name == method], own),
         "runs": told,
@@ -252,7 +277,7 @@ def reason(records: Sequence[RunRecord], own: Sequence[Watched]) -> str:
         kind = records[0].spec.feed.to_json()["policy"]
         return f"{NO_LAW}: the policy {kind} has no matrix A"
     if not any(one.sweeps for one in own):
-        return "no segment ends at a point with room for a probe after it"
+        return "no segment that is as long as a probe reaches a point and leaves room for one"
     return "its A prefers no domain, or there was none yet, at every point"
 
 
@@ -275,7 +300,8 @@ def dynamic(watched: Sequence[Watched], names: Sequence[str]) -> dict[str, Any]:
 def static(directory: Finished) -> dict[str, Any]:
     """R^2 of the log-linear law on the runs of the job's own swarm that the store has."""
     study = directory.study
-    specs = study.specs(mixtures(study, np.random.default_rng([study.seed, 0]), directory.law))
+    law = directory.job.method.get("law", "loglinear")
+    specs = study.specs(mixtures(study, np.random.default_rng([study.seed, 0]), law))
     swarm = directory.store.swarm(specs).good
     metrics = [metric for metric in study.objective.metrics if all(metric in r.metrics for r in swarm.records)]
     try:
@@ -289,7 +315,8 @@ def gain(document: Mapping[str, Any], method: str) -> float | None:
     """What the method gained over uniform, where the directory knows it."""
     for each in document.get("rows", ()):
         if each["method"] == method:
-            return each["gain_over_uniform"]
+            final = each["same_final"]
+            return final["gain"]["mean"] if final else None
     differences = (document.get("validation") or {}).get("differences", {})
     return differences[UNIFORM]["objective"]["mean"] if UNIFORM in differences else None
 

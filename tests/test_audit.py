@@ -127,17 +127,33 @@ def test_sweeps_are_taken_where_a_segment_reaches_a_point(toy_study: Study) -> N
 
 
 def test_what_is_measured_is_what_happened(toy_study: Study) -> None:
-    record = trained(toy_study, Audited(Follower(), (0.25,), 0.2, 0.75))
+    record = trained(toy_study, Audited(Follower(), (0.25,), 0.12, 0.75))
     (sweep,) = watched(record).sweeps
     world = Linear(toy_study.space.names)
     mixtures = [segment.mixture.array(world.names) for segment in record.trace]
     losses_D = 5 - world.A_DD @ (mixtures[0] + mixtures[1]) / 8
     assert np.diag(np.array(sweep.matrix)) == pytest.approx(losses_D)  # A after the segment, not before it
-    assert (sweep.seen, sweep.probe, sweep.weight) == (2500, 2000, 0.75)
-    assert [stretch.tokens for stretch in sweep.after] == [1250, 1250]  # until a probe's length has followed
+    assert (sweep.seen, sweep.probe, sweep.weight) == (2500, 1200, 0.75)
+    assert [stretch.tokens for stretch in sweep.after] == [1250]
     for stretch, p_D in zip(sweep.after, mixtures[2:], strict=False):
         assert stretch.mixture == pytest.approx(tuple(p_D))
         assert stretch.drops == pytest.approx(tuple(world.A_DD @ p_D / 8))
+
+
+@dataclass(frozen=True)
+class Uneven(Follower):
+    """Rounds whose lengths take turns: seven parts, one part."""
+
+    def _end(self, done: int, total: int) -> int:
+        pairs, odd = divmod(done + 1, 2)
+        return round((pairs + 0.875 * odd) * 2 * total / self.rounds)
+
+
+def test_short_segments_wait_for_a_long_one_and_are_followed_for_a_probes_length(toy_study: Study) -> None:
+    """Segments end at 2188, 2500, 4688, 5000, ...: the point 0.24 is due at 2500, but that segment is too short."""
+    state = watched(trained(toy_study, Audited(Uneven(), (0.24, 0.45), 0.05, 0.75)))
+    assert [(sweep.at, sweep.seen) for sweep in state.sweeps] == [(0.45, 4688)]
+    assert [stretch.tokens for stretch in state.sweeps[0].after] == [312, 2188]
 
 
 def test_a_sweep_without_room_is_left_out(toy_study: Study) -> None:
@@ -265,7 +281,8 @@ def test_the_static_law_is_fitted_to_the_jobs_swarm(mixopt: Run, searched: Path,
 def compared(searched: Path, **changes: Any) -> Path:
     """The directory as a comparison of several methods leaves it."""
     results = json.loads((searched / "results.json").read_text())
-    rows = [{"method": "follower", "gain_over_uniform": 0.25}, {"method": "uniform", "gain_over_uniform": 0.0}]
+    gained = {"follower": {"gain": {"mean": 0.25}}, "uniform": None}
+    rows = [{"method": method, "same_final": final} for method, final in gained.items()]
     body = {"policies": results["policies"], "rows": rows, "store": results["store"], **changes}
     (searched / "compare.json").write_text(json.dumps(body))
     return searched
@@ -306,6 +323,7 @@ def test_another_way_is_said(mixopt: Run, searched: Path) -> None:
         (("--part", 0.4), "--part: 0.4 of the run is no probe that fits between 3 points (above 0, below 0.25)"),
         (("--part", 0), "--part: 0 of the run is no probe"),
         (("--part", 1e-4), "is less than one step"),
+        (("--part", 0.2), "is longer than follower's longest segment (20,000 tokens). Give at most 0.125"),
         (("--points", 0), "--points: must be at least 1"),
         (("--methods", "folower"), "--methods: 'folower' is not in"),
     ],

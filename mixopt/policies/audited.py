@@ -1,6 +1,6 @@
 """Another policy, watched: the run takes the policy's own way, and on it A* is measured beside the policy's A.
 
-Where the first segment to reach a point of `at` ends, `Drops(part, weight)` says what a probe of each domain would do,
+Where a segment that reaches a point of `at` ends, or the next one that is no shorter than a probe, `Drops(part, weight)` says what a probe of each domain would do,
 and the inner policy's `matrix` what the policy believes. The segments that follow, for about a probe's length, are kept
 with what they did to the held-out losses: a check of the linear dynamic law on mixtures that no probe had. Segments are
 never split, so the inner policy is told what it would have been told, and no more.
@@ -71,7 +71,8 @@ class State(Generic[S]):
 class Audited(Generic[S]):
     """`policy`, with a sweep of probes at each part of the run in `at`.
 
-    A policy that measures drops itself is audited with those. A sweep whose probes would run beyond the run is left out.
+    A policy that measures drops itself is audited with those. Probes stay within the run: where its end is too near, a
+    point is left out.
     """
 
     policy: OnlinePolicy[S]
@@ -125,7 +126,7 @@ class Audited(Generic[S]):
     def update(self, state: State[S], feedback: Feedback) -> State[S]:
         """The inner policy's next state, and what was measured."""
         inner = self.policy.update(state.inner, _only(asked(self.policy, state.inner), feedback))
-        losses, sweeps = state.losses, state.sweeps
+        losses, sweeps, left = state.losses, state.sweeps, state.left
         if "valid" in feedback.signals:
             losses = _row(feedback.signals["valid"])
         if _watched(state):
@@ -134,8 +135,7 @@ class Audited(Generic[S]):
             stretch = Stretch(mixture, feedback.seen - state.seen, fell)
             sweeps = (*sweeps[:-1], replace(sweeps[-1], after=(*sweeps[-1].after, stretch)))
         if self._due(state):
-            sweeps = (*sweeps, self._sweep(state, inner, feedback))
-        left = state.left[len(self._reached(state)) :]
+            sweeps, left = (*sweeps, self._sweep(state, inner, feedback)), left[len(self._reached(state)) :]
         return replace(state, inner=inner, seen=feedback.seen, losses=losses, left=left, sweeps=sweeps)
 
     def load(self, body: Any) -> State[S]:
@@ -148,26 +148,29 @@ class Audited(Generic[S]):
         inner = self.policy.to_json()
         return {"policy": "audited", "inner": inner, "at": list(self.at), "part": self.part, "weight": self.weight}
 
-    def _end(self, state: State[S]) -> float:
-        """Tokens seen when the segment ends, to half a step: the trainer rounds it to steps."""
-        return state.seen + max(state.step, self.segment(state).tokens) + state.step / 2
+    def _tokens(self, state: State[S]) -> int:
+        """Tokens of the segment, as the trainer rounds it to steps."""
+        return max(1, round(self.segment(state).tokens / state.step)) * state.step
+
+    def _probe(self, state: State[S]) -> int:
+        """Tokens of a probe, rounded likewise."""
+        return max(1, round(self._drops.part * state.total / state.step)) * state.step
 
     def _reached(self, state: State[S]) -> Row:
-        """The points that the segment reaches."""
-        return tuple(point for point in state.left if point * state.total <= self._end(state))
+        """The points that the segment reaches, or that are waiting for one which is long enough."""
+        return tuple(point for point in state.left if point * state.total <= state.seen + self._tokens(state))
 
     def _due(self, state: State[S]) -> bool:
-        """Whether the segment reaches a point, and leaves room for a probe."""
-        room = self._end(state) + self._drops.part * state.total <= state.total
-        return room and bool(self._reached(state))
+        """Whether the segment reaches a point, is no shorter than a probe, and leaves room for one."""
+        tokens, probe = self._tokens(state), self._probe(state)
+        return probe <= tokens and state.seen + tokens + probe <= state.total and bool(self._reached(state))
 
     def _sweep(self, state: State[S], inner: S, feedback: Feedback) -> Sweep:
         at = self._reached(state)[-1]
         matrix = getattr(self.policy, "matrix", lambda _: None)(inner)
         rows = None if matrix is None else tuple(map(_row, matrix))
-        probe = max(1, round(self._drops.part * feedback.total / feedback.step)) * feedback.step
         drops = tuple(map(_row, feedback.signals["drops"]))
-        return Sweep(at, feedback.seen, probe, self._drops.weight, rows, drops)
+        return Sweep(at, feedback.seen, self._probe(state), self._drops.weight, rows, drops)
 
 
 def _only(signals: frozenset[Signal], feedback: Feedback) -> Feedback:
