@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from mixopt.domains import Manifest
 from mixopt.errors import JobError
 from mixopt.job import Job
@@ -32,7 +30,7 @@ def make_executor(job: Job, manifest: Manifest) -> Executor:
     chosen = setting(job, len(manifest.domains))
     if local:
         refuse_too_large(job, chosen, vocabulary)
-    partial = store_of(manifest) / "partial"
+    partial = manifest.root.parents[1] / "partial"  # of the store that holds data/<key>
     compiles = bool(compiled(job, len(manifest.domains), vocabulary).value)
     train = Trainer(manifest.root, compute.device, stack(job, chosen), compiles, partial)
     if compute.executor == "ray":
@@ -40,11 +38,6 @@ def make_executor(job: Job, manifest: Manifest) -> Executor:
         return RayExecutor(train, max(1, compute.workers), stack(job, chosen), compute.address, gpus)
     workers = compute.workers if compute.device == "cpu" else min(1, compute.workers)  # that share nothing
     return LocalExecutor(train, workers, stack(job, chosen))
-
-
-def store_of(manifest: Manifest) -> Path:
-    """The store that holds this corpus as data/<key>."""
-    return manifest.root.parents[1]
 
 
 def stack(job: Job, chosen: Setting) -> int:

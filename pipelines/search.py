@@ -29,7 +29,7 @@ from mixopt.study import Method, Recommendation, Study
 from mixopt.validate import Validate, arms
 from mixopt.yaml_text import dump_yaml, parse_yaml
 from pipelines import tuned
-from pipelines.compute import make_executor, store_of
+from pipelines.compute import make_executor
 from pipelines.mlflow_tracker import make_tracker
 from pipelines.outbox import Question
 from pipelines.plan import least_runs, make_study, refuse_too_few, repetition_notes, setting
@@ -72,7 +72,7 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
         effort = results.Effort(
             len(shop.trained), len({r.spec.id for r in runs} - shop.trained), time.perf_counter() - began
         )
-        document = conclude(job, study, manifest, answer, effort, runs, rate)
+        document = conclude(job, study, manifest, answer, effort, runs, rate) | {"store": str(store)}
         if check is not None:
             document |= validated(checked, check, document["notes"])
         write(study, manifest, document, out)
@@ -141,7 +141,6 @@ def conclude(
         "trajectories": [],
         "swarm": results.swarm(study),
         "policies": results.policies(job.method["name"], runs),
-        "store": str(store_of(manifest)),
         "cost": results.cost(runs, effort, 6.0 * target.parameters * target.tokens if target.parameters else None),
         "notes": [
             *repetition_notes(job, study, manifest),
