@@ -382,7 +382,7 @@ def test_audit_on_trained_proxies(known: None, mixopt: Run, texts: Path, tmp_pat
     assert len(row["runs"][0]["points"]) == 2
     assert -1 <= row["fidelity"] <= 1
     assert found["dynamic"]["segments"] == 2
-    assert found["probe_tokens"] > 0
+    assert found["probe_tokens"] == sum(3 * point["probe"] for point in row["runs"][0]["points"])
 
 
 def test_the_follower_survives_json(known: None) -> None:
