@@ -83,7 +83,7 @@ class Feedback:
     """What the trainer measured after a segment.
 
     `seen` and `total` are tokens of this run, `step` those of one training step, below which no segment goes; `signals`
-    holds arrays by the signal's name, and only those signals that the policy declared in `needs`.
+    holds arrays by the signal's name, and only those signals that the policy declared.
     """
 
     seen: int
@@ -97,7 +97,7 @@ class OnlinePolicy(Protocol[S]):
 
     @property
     def needs(self) -> frozenset[Signal]:
-        """Signals that `update` reads: the trainer measures these and no others."""
+        """Signals that `update` reads: the trainer measures these and no others (see `asked`)."""
 
     def init(self, names: Sequence[str], start: Feedback) -> S:
         """The state before the first token. Raises JobError for a start or a budget that cannot work."""
@@ -115,6 +115,13 @@ class OnlinePolicy(Protocol[S]):
         """Plain data that names the policy and its knobs; the run's identity. `policies.from_json` reads it."""
 
 
+class Sparing(OnlinePolicy[S], Protocol[S]):
+    """A policy that does not read all of its signals after every segment. `needs` holds all that it ever reads."""
+
+    def asks(self, state: S) -> frozenset[Signal]:
+        """Signals that `update` reads when the segment of this state ends."""
+
+
 class Adaptive(OnlinePolicy[S], Protocol[S]):
     """A policy that follows the linear dynamic law L_i(t + 1) = L_i(t) - sum_j A_ij p_j (Aioli, arXiv:2411.05735)."""
 
@@ -127,6 +134,12 @@ class Averaged(OnlinePolicy[S], Protocol[S]):
 
     def answer(self, state: S) -> Mixture:
         """The mixture that the run recommends."""
+
+
+def asked(policy: OnlinePolicy[S], state: S) -> frozenset[Signal]:
+    """Signals to measure when the segment of this state ends: those that the policy `asks` for, or all it `needs`."""
+    asks = getattr(policy, "asks", None)
+    return policy.needs if asks is None else asks(state)
 
 
 def plain(state: Any) -> Any:

@@ -132,6 +132,13 @@ def spearman(a_R: FloatArray, b_R: FloatArray) -> float | None:
     return float(np.corrcoef(rankdata(a_R), rankdata(b_R))[0, 1])
 
 
+def r2(observed_R: FloatArray, predicted_R: FloatArray) -> float | None:
+    """The share of the variance that the predictions explain, below 0 if they are worse than the mean; None where there is none."""
+    if not len(observed_R) or np.ptp(observed_R) == 0:
+        return None
+    return 1 - float(np.mean((observed_R - predicted_R) ** 2) / np.var(observed_R))
+
+
 def _columns(Y_RM: FloatArray, objective: Objective) -> dict[str, FloatArray]:
     """The objective and each metric [R], by name."""
     return {OBJECTIVE: Y_RM @ objective.weights_M, **dict(zip(objective.metrics, Y_RM.T, strict=True))}
@@ -139,10 +146,9 @@ def _columns(Y_RM: FloatArray, objective: Objective) -> dict[str, FloatArray]:
 
 def _fit(observed_R: FloatArray, predicted_R: FloatArray, half_width: float | None) -> Fit:
     error_R = np.abs(observed_R - predicted_R)
-    varies = np.ptp(observed_R) > 0
     return Fit(
         spearman=spearman(observed_R, predicted_R),
         mae=float(error_R.mean()),
-        r2=1 - float(np.mean(error_R**2) / np.var(observed_R)) if varies else None,
+        r2=r2(observed_R, predicted_R),
         coverage90=float(np.mean(error_R <= half_width)) if half_width is not None else None,
     )

@@ -119,6 +119,11 @@ def swarm(study: Study) -> dict[str, Any]:
     return {"objective": values, "best": min(values, default=None), "failed": failed}
 
 
+def policies(method: str, runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """The runs that a policy adapted by what it was told: `mixopt audit` trains them again and watches."""
+    return [{"method": method, "run": r.spec.id, "seed": r.spec.seed} for r in runs if r.spec.feed.needs]
+
+
 def cost(runs: Sequence[RunRecord], effort: Effort, target_flops: float | None) -> dict[str, Any]:
     """What the answer rests on (tokens, FLOPs of every run, reused ones too) and what this search spent."""
     flops = sum(record.cost.flops for record in runs)

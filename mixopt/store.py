@@ -26,7 +26,11 @@ class Store:
 
     def __contains__(self, spec: object) -> bool:
         """Whether this run's record is here."""
-        return isinstance(spec, RunSpec) and self._path(spec.id).exists()
+        return isinstance(spec, RunSpec) and self.holds(spec.id)
+
+    def holds(self, run_id: str) -> bool:
+        """Whether the record of the run of this id is here."""
+        return self._path(run_id).exists()
 
     def add(self, record: RunRecord) -> None:
         """Keep a record. A run stopped by something outside itself is noted but stays missing."""
@@ -37,12 +41,16 @@ class Store:
 
     def get(self, spec: RunSpec) -> RunRecord:
         """The record of one run. Raises DataError where the file is not what `add` wrote."""
-        path = self._path(spec.id)
+        return self.find(spec.id)
+
+    def find(self, run_id: str) -> RunRecord:
+        """The record of the run of this id. Raises DataError as `get` does."""
+        path = self._path(run_id)
         try:
             record = RunRecord.from_json(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise DataError(f"run store: {path} is not a run record ({e}). Delete it to train that run again.") from e
-        if record.spec.id != spec.id:
+        if record.spec.id != run_id:
             raise DataError(f"run store: {path} holds run {record.spec.id}. Delete it to train that run again.")
         return record
 

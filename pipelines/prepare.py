@@ -131,7 +131,7 @@ def prepare(config: DataConfig, store: Path, progress: Progress) -> Manifest:
                     _publish(folder, lambda out: _build(config, corpora, inputs, out, progress))
         except OSError as e:
             raise DataError(f"store {store}: cannot be written ({e}). Free space there, or name another store.") from e
-    return _with_available_tokens(Manifest.load(folder), config)
+    return with_available_tokens(Manifest.load(folder), config)
 
 
 def _corpora(config: DataConfig) -> list[Corpus]:
@@ -263,7 +263,7 @@ def _checked(domain: Domain, config: DataConfig) -> Domain:
     return domain
 
 
-def _with_available_tokens(manifest: Manifest, config: DataConfig) -> Manifest:
+def with_available_tokens(manifest: Manifest, config: DataConfig) -> Manifest:
     """The manifest with the token counts that the configuration gives for the real run."""
     given = {name: source.tokens for name, source in (config.domains or {}).items() if source.tokens is not None}
     for domain in manifest.domains:

@@ -72,7 +72,7 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
         effort = results.Effort(
             len(shop.trained), len({r.spec.id for r in runs} - shop.trained), time.perf_counter() - began
         )
-        document = conclude(job, study, manifest, answer, effort, runs, rate)
+        document = conclude(job, study, manifest, answer, effort, runs, rate) | {"store": str(store)}
         if check is not None:
             document |= validated(checked, check, document["notes"])
         write(study, manifest, document, out)
@@ -140,6 +140,7 @@ def conclude(
         "validation": None,
         "trajectories": [],
         "swarm": results.swarm(study),
+        "policies": results.policies(job.method["name"], runs),
         "cost": results.cost(runs, effort, 6.0 * target.parameters * target.tokens if target.parameters else None),
         "notes": [
             *repetition_notes(job, study, manifest),

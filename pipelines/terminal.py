@@ -168,6 +168,30 @@ class Terminal:
         left = f" ({found['left_out']} left out: a run diverged)" if found["left_out"] else ""
         self.lines([f"{found['mixtures']} mixtures{left}; {_made(found)}", *found["notes"], found["verdict"]])
 
+    def audit(self, found: Mapping[str, Any]) -> None:
+        """How true the laws of policies are: method by method, then of the two kinds of law on these data."""
+        titles = ["method", *(f"sim at {100 * at:.0f} %" for at in found["points"]), "sim(A, A*)"]
+        rows = [
+            [
+                row["method"],
+                *(_number(value) for value in (*row["fidelity_at"], row["fidelity"], row["dynamic_r2"])),
+                "-" if row["gain_over_uniform"] is None else f"{row['gain_over_uniform']:+.4f}",
+            ]
+            for row in found["methods"]
+        ]
+        self.table([*titles, "R2 of A* p", "gain over uniform"], rows)
+        self.lines([f"{row['method']}: {row['why']}." for row in found["methods"] if row["why"]])
+        static, dynamic = found["static"], found["dynamic"]
+        fit = f"R2 {_number(static['r2'])} out of fold, {_number(static['r2_in_sample'])} in sample, {static['runs']} runs."
+        self.lines(
+            [
+                f"Static log-linear law: {static['why'] or fit}",
+                f"Linear dynamic law: R2 {_number(dynamic['r2'])} over {dynamic['segments']} segments after the probes.",
+                f"Probes trained {found['probe_tokens']:,} tokens. {_made(found)}",
+                *found["notes"],
+            ]
+        )
+
     def tuned(self, found: Mapping[str, Any]) -> None:
         """A sweep of the learning rate: every rate, then the one that was chosen."""
         seeds = [f"seed {seed}" for seed in found["seeds"]]

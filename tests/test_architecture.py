@@ -26,7 +26,7 @@ HOMES = {
     "safetensors": ["proxies/checkpoint.py"],
     "ray": ["pipelines/ray_executor.py"],
     "mlflow": ["pipelines/mlflow_tracker.py"],
-    "typer": ["pipelines/cli.py", "pipelines/cli_proxies.py", "pipelines/cli_tables.py"],
+    "typer": ["pipelines/cli.py", "pipelines/cli_online.py", "pipelines/cli_proxies.py", "pipelines/cli_tables.py"],
     "threadpoolctl": ["pipelines/cli.py"],
     "rich": ["pipelines/progress.py", "pipelines/terminal.py"],
 }
@@ -41,7 +41,7 @@ ORDER = [
     ["backends", "methods", "validate", "handoff", "tables"],
     ["mixmin", "recommend", "sections"],
     ["scale_laws", "uncertainty", "plausible"],
-    ["designs", "planner", "proposers", "region"],
+    ["designs", "fidelity", "planner", "proposers", "region"],
     ["laws", "quality", "ranks", "rates"],
     ["study"],
     ["runs", "data", "progress", "yaml_text"],

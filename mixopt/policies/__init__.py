@@ -7,7 +7,12 @@ from typing import Any
 
 from mixopt.errors import DataError, did_you_mean
 from mixopt.mixture import Mixture, Schedule
+from mixopt.policies.audited import Audited
 from mixopt.policy import Fixed, OnlinePolicy, Scheduled
+
+
+def _audited(body: Mapping[str, Any]) -> Audited[Any]:
+    return Audited(from_json(body["inner"]), tuple(body["at"]), body["part"], body["weight"])
 
 
 def _fixed(body: Mapping[str, Any]) -> Fixed:
@@ -18,7 +23,11 @@ def _scheduled(body: Mapping[str, Any]) -> Scheduled:
     return Scheduled(Schedule(tuple((start, Mixture(m)) for start, m in body["phases"])))
 
 
-POLICIES: dict[str, Callable[[Mapping[str, Any]], OnlinePolicy[Any]]] = {"fixed": _fixed, "scheduled": _scheduled}
+POLICIES: dict[str, Callable[[Mapping[str, Any]], OnlinePolicy[Any]]] = {
+    "audited": _audited,
+    "fixed": _fixed,
+    "scheduled": _scheduled,
+}
 
 
 def from_json(body: Mapping[str, Any]) -> OnlinePolicy[Any]:

@@ -12,7 +12,8 @@ from scipy.optimize import minimize
 
 from mixopt.mixture import FloatArray, Mixture, Schedule, Segment, mean
 from mixopt.policies import POLICIES, from_json
-from mixopt.policy import Feedback, Fixed, OnlinePolicy, Scheduled, plain
+from mixopt.policies.audited import Audited
+from mixopt.policy import Feedback, Fixed, OnlinePolicy, Scheduled, Signal, asked, plain
 from mixopt.runs import RunSpec
 from mixopt.study import Study
 from proxies.toy import Toy
@@ -21,11 +22,13 @@ NAMES = ("a", "b", "c", "d")
 TOTAL = 20_000
 SKEW = Mixture({"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4})
 EVEN = Mixture(dict.fromkeys(NAMES, 0.25))
+PHASES = Scheduled(Schedule(((0.0, SKEW), (0.3, EVEN), (0.4, SKEW), (0.9, EVEN))))
 ROWS: dict[str, OnlinePolicy[Any]] = {
+    "audited": Audited(PHASES, (0.25, 0.35), 0.02, 0.75),
     "fixed": Fixed(SKEW),
     "scheduled": Scheduled(Schedule(((0.0, SKEW), (0.3, EVEN), (0.9, SKEW)))),
 }
-STATIC = ("fixed", "scheduled")  # do as they are told
+STATIC = ("audited", "fixed", "scheduled")  # do as they are told
 NOT_NEARER: dict[
     str, str
 ] = {}  # why a policy does not end nearer to the toy's optimum than uniform: as its docstring says
@@ -41,21 +44,22 @@ def walk(policy: OnlinePolicy[Any], names: tuple[str, ...] = NAMES, reload_at: i
     toy = Toy(NAMES)
     order = [NAMES.index(name) for name in names]
 
-    def signals(n_D: FloatArray, w_D: FloatArray) -> dict[str, FloatArray]:
-        found = {s.name: toy.measured(s, n_D, w_D) for s in policy.needs}
+    def signals(wanted: frozenset[Signal], n_D: FloatArray, w_D: FloatArray) -> dict[str, FloatArray]:
+        found = {s.name: toy.measured(s, n_D, w_D) for s in wanted}
         return {key: value[np.ix_(*[order] * value.ndim)] for key, value in found.items()}
 
     n_D, seen, segments = np.zeros(4), 0, []
-    state = policy.init(names, Feedback(0, TOTAL, {k: v for k, v in signals(n_D, n_D).items() if k == "valid"}))
+    start = frozenset(signal for signal in policy.needs if signal.name == "valid")
+    state = policy.init(names, Feedback(0, TOTAL, signals(start, n_D, n_D)))
     while seen < TOTAL:
         if len(segments) == reload_at:
             state = policy.load(json.loads(json.dumps(plain(state), allow_nan=False)))
-        segment = policy.segment(state)
+        segment, wanted = policy.segment(state), asked(policy, state)
         tokens = min(max(1, segment.tokens), TOTAL - seen)
         w_D = segment.mixture.array(NAMES)
         n_D, seen = n_D + w_D * tokens / TOTAL, seen + tokens
         segments.append(Segment(segment.mixture, tokens))
-        state = policy.update(state, Feedback(seen, TOTAL, signals(n_D, w_D)))
+        state = policy.update(state, Feedback(seen, TOTAL, signals(wanted, n_D, w_D)))
     return segments
 
 
