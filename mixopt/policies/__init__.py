@@ -7,7 +7,10 @@ from typing import Any
 
 from mixopt.errors import DataError, did_you_mean
 from mixopt.mixture import Mixture, Schedule
-from mixopt.policy import Fixed, OnlinePolicy, Scheduled
+from mixopt.policies.aioli import Aioli
+from mixopt.policies.skillit import SkillIt
+from mixopt.policies.watched import Watched
+from mixopt.policy import Fixed, OnlinePolicy, Scheduled, tuples
 
 
 def _fixed(body: Mapping[str, Any]) -> Fixed:
@@ -18,7 +21,13 @@ def _scheduled(body: Mapping[str, Any]) -> Scheduled:
     return Scheduled(Schedule(tuple((start, Mixture(m)) for start, m in body["phases"])))
 
 
-POLICIES: dict[str, Callable[[Mapping[str, Any]], OnlinePolicy[Any]]] = {"fixed": _fixed, "scheduled": _scheduled}
+POLICIES: dict[str, Callable[[Mapping[str, Any]], OnlinePolicy[Any]]] = {
+    "aioli": lambda body: Aioli(**tuples(body)),
+    "fixed": _fixed,
+    "scheduled": _scheduled,
+    "skillit": lambda body: SkillIt(**tuples(body)),
+    "watched": lambda body: Watched(Mixture(body["mixture"]), body["part"]),
+}
 
 
 def from_json(body: Mapping[str, Any]) -> OnlinePolicy[Any]:
