@@ -113,8 +113,8 @@ def trajectories(study: Study, check: Validate) -> list[dict[str, Any]]:
 
 
 def swarm(study: Study) -> dict[str, Any]:
-    """The objective of every good run, and what failed."""
-    values = [study.objective.value(record.metrics) for record in study.swarm.good.records]
+    """The objective of every good run that compares with the others, and what failed."""
+    values = [study.objective.value(record.metrics) for record in study.points.records]
     failed = [{"id": r.spec.id, "error": r.error.strip().splitlines()[-1]} for r in study.swarm.records if r.error]
     return {"objective": values, "best": min(values, default=None), "failed": failed}
 

@@ -44,6 +44,12 @@ class Study:
         """One run for each mixture of [N, D]."""
         return [self.spec(Fixed(Mixture.from_array(self.space.names, w_D / w_D.sum()))) for w_D in w_ND]
 
+    @property
+    def points(self) -> Swarm:
+        """The good runs that compare with each other: each on one mixture, all of this study's own proxy."""
+        good = self.swarm.good.records
+        return Swarm(tuple(r for r in good if isinstance(r.spec.feed, Fixed) and r.spec.proxy == self.proxy))
+
     def table(self) -> tuple[FloatArray, FloatArray]:
         """Mixtures [R, D] and the objective's metrics [R, M] of the good runs."""
         good = self.swarm.good

@@ -183,7 +183,7 @@ def learn(beta_DD: FloatArray, h: float) -> FloatArray:
     """A [D, D] with W a_i = beta_i, from drops of the losses in probes with weight h on one domain."""
     others = (1 - h) / (len(beta_DD) - 1)
     W_DD = others + (h - others) * np.eye(len(beta_DD))
-    return np.linalg.solve(W_DD, beta_DD.T).T
+    return np.asarray(np.linalg.solve(W_DD, beta_DD.T).T, dtype=float)
 
 
 def normalise(A_DD: FloatArray) -> FloatArray:
