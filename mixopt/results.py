@@ -47,7 +47,7 @@ def domain_rows(study: Study, manifest: Manifest, mixture: Mixture) -> list[dict
             "upper": float(min(1.0, upper)),
             "epochs": epochs[domain.name],
             "epochs_prior": epochs_prior[domain.name],
-            "supply": study.proxy.supply[domain.name],
+            "supply": min(study.longest.supply[domain.name], manifest[domain.name].train.tokens),
         }
         for domain, prior, lower, upper in columns
     ]

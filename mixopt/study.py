@@ -36,6 +36,11 @@ class Study:
         """Tokens that a method may train for its answer: `count` proxies, or fewer runs that last longer."""
         return self.count * self.proxy.tokens
 
+    @property
+    def longest(self) -> Proxy:
+        """The proxy of its longest run: `proxy` unless a method trained fewer runs that last longer."""
+        return max((record.spec.proxy for record in self.swarm.records), key=lambda p: p.tokens, default=self.proxy)
+
     def spec(self, feed: OnlinePolicy[Any], seed: int | None = None) -> RunSpec:
         """A run of this study's proxy."""
         return RunSpec(feed, self.proxy, self.seed if seed is None else seed)

@@ -163,13 +163,14 @@ def repetition_notes(job: Job, study: Study, manifest: Manifest) -> list[str]:
     """What the proxies' repetition is, in sentences for the report."""
     if not job.proxies.match_repetition:
         return ["Proxies draw from all prepared text (match_repetition is off): they repeat less than the real run."]
-    tokens, target = study.proxy.tokens, job.target.tokens
-    said = f"a proxy may draw {min(1, tokens / target):.3g} of a domain's tokens, so as to repeat it like the real run."
+    proxy, target = study.longest, job.target.tokens
+    said = f"a proxy may draw {min(1, proxy.tokens / target):.3g} of a domain's tokens, so as to repeat it like the real run."
     notes = [f"Repetition is matched: {said}"]
     for why, off in (("more", 1.1), ("less", 0.9)):
         names = []
         for domain in manifest.domains:
-            ratio = supply_wanted(domain, tokens, target) / study.proxy.supply[domain.name]
+            there = min(proxy.supply[domain.name], domain.train.tokens)
+            ratio = supply_wanted(domain, proxy.tokens, target) / there
             if (ratio > off) if off > 1 else (ratio < off):
                 names.append(f"{domain.name} ({1 / ratio:.2g} times the supply wanted)")
         if names:

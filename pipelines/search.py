@@ -126,7 +126,7 @@ def conclude(
         "proxy": {
             "size": study.proxy.size,
             "parameters": chosen.shape.parameters,
-            "tokens": max((record.spec.proxy.tokens for record in study.swarm.records), default=study.proxy.tokens),
+            "tokens": study.longest.tokens,
             "sequence": study.proxy.sequence,
             "batch": study.proxy.batch,
             "learning_rate": study.proxy.learning_rate,

@@ -85,7 +85,7 @@ def test_skillit_from_the_job_to_the_report(mixopt: Run, texts: Path, scratch: P
     assert "Not validated" in seen
     results = json.loads((out / "results.json").read_text())
     assert results["cost"]["tokens"] == pytest.approx(12 * 20_000, rel=0.01)
-    assert any("what the policy went through" in note for note in results["notes"])
+    assert any("went through" in note for note in results["notes"])
     assert not (out / "ratios.csv").exists()  # runs of other lengths are no table that a law may learn from
 
 
