@@ -214,6 +214,7 @@ def unknown_domains(job: Job, names: Sequence[str]) -> Iterator[str]:
         "objective.weights": list(objective.weights),
         "objective.domains": objective.domains or [],
         "objective.floors": list(objective.floors),
+        "method.start": list(job.method.get("start") or {}),
         **{f"target.groups.{name}.domains": group.domains for name, group in target.groups.items()},
     }
     for path, given in asked.items():
@@ -223,6 +224,9 @@ def unknown_domains(job: Job, names: Sequence[str]) -> Iterator[str]:
     missing = [name for name in names if target.prior is not None and name not in target.prior]
     if missing:
         yield f"target.prior: no proportion for {', '.join(missing)}; 0 is allowed."
+    started = job.method.get("start")
+    if started and (missing := [name for name in names if name not in started]):
+        yield f"method.start: no proportion for {', '.join(missing)}. Give every domain a little."
     listed = names if objective.domains is None else objective.domains
     if not any(objective.weights.get(name, 1.0) for name in listed):
         yield "objective: no domain has a positive weight."

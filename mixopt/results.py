@@ -47,7 +47,7 @@ def domain_rows(study: Study, manifest: Manifest, mixture: Mixture) -> list[dict
             "upper": float(min(1.0, upper)),
             "epochs": epochs[domain.name],
             "epochs_prior": epochs_prior[domain.name],
-            "supply": study.proxy.supply[domain.name],
+            "supply": min(study.longest.supply[domain.name], manifest[domain.name].train.tokens),
         }
         for domain, prior, lower, upper in columns
     ]
@@ -113,8 +113,8 @@ def trajectories(study: Study, check: Validate) -> list[dict[str, Any]]:
 
 
 def swarm(study: Study) -> dict[str, Any]:
-    """The objective of every good run, and what failed."""
-    values = [study.objective.value(record.metrics) for record in study.swarm.good.records]
+    """The objective of every good run that compares with the others, and what failed."""
+    values = [study.objective.value(record.metrics) for record in study.points.records]
     failed = [{"id": r.spec.id, "error": r.error.strip().splitlines()[-1]} for r in study.swarm.records if r.error]
     return {"objective": values, "best": min(values, default=None), "failed": failed}
 

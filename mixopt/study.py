@@ -36,6 +36,11 @@ class Study:
         """Tokens that a method may train for its answer: `count` proxies, or fewer runs that last longer."""
         return self.count * self.proxy.tokens
 
+    @property
+    def longest(self) -> Proxy:
+        """The proxy of its longest run: `proxy` unless a method trained fewer runs that last longer."""
+        return max((record.spec.proxy for record in self.swarm.records), key=lambda p: p.tokens, default=self.proxy)
+
     def spec(self, feed: OnlinePolicy[Any], seed: int | None = None) -> RunSpec:
         """A run of this study's proxy."""
         return RunSpec(feed, self.proxy, self.seed if seed is None else seed)
@@ -43,6 +48,12 @@ class Study:
     def specs(self, w_ND: FloatArray) -> list[RunSpec]:
         """One run for each mixture of [N, D]."""
         return [self.spec(Fixed(Mixture.from_array(self.space.names, w_D / w_D.sum()))) for w_D in w_ND]
+
+    @property
+    def points(self) -> Swarm:
+        """The good runs that compare with each other: each on one mixture, all of this study's own proxy."""
+        good = self.swarm.good.records
+        return Swarm(tuple(r for r in good if isinstance(r.spec.feed, Fixed) and r.spec.proxy == self.proxy))
 
     def table(self) -> tuple[FloatArray, FloatArray]:
         """Mixtures [R, D] and the objective's metrics [R, M] of the good runs."""

@@ -83,7 +83,7 @@ def arms(study: Study, recommended: Mixture) -> dict[str, Mixture]:
     space = study.space
     uniform_D = np.full(len(space.names), 1 / len(space.names))
     found = {RECOMMENDED: recommended, PRIOR: space.nearest(space.prior_D), UNIFORM: space.nearest(uniform_D)}
-    good = [record for record in study.swarm.good.records if not space.violations(record.mixture)]
+    good = [record for record in study.points.records if not space.violations(record.mixture)]
     if good:
         found[BEST] = min(good, key=lambda record: study.objective.value(record.metrics)).mixture
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mixopt.domains import Manifest
 from mixopt.errors import JobError
 from mixopt.job import Job
@@ -31,7 +33,7 @@ def make_executor(job: Job, manifest: Manifest) -> Executor:
     if local:
         refuse_too_large(job, chosen, vocabulary)
     store = manifest.root.parents[1]  # that holds data/<key>
-    compiles = bool(compiled(job, len(manifest.domains), vocabulary).value)
+    compiles = bool(compiled(job, manifest.names, vocabulary).value)
     runs_at_once = stack(job, chosen)
     train = Trainer(
         manifest.root, compute.device, runs_at_once, compiles, partial=store / "partial", weights=store / "weights"
@@ -53,7 +55,7 @@ def stack(job: Job, chosen: Setting) -> int:
     return max(1, STACK_TOKENS // (rows_at_once(chosen.batch, sequence) * sequence))
 
 
-def compiled(job: Job, domains: int, vocabulary: int) -> Derived:
+def compiled(job: Job, names: Sequence[str], vocabulary: int) -> Derived:
     """Whether training steps are compiled (1 or 0): a function of the job, so that a search resumed is the same search.
 
     Raises JobError where the job asks for it and the machine has no compiler.
@@ -68,7 +70,7 @@ def compiled(job: Job, domains: int, vocabulary: int) -> Derived:
         return Derived(compute.compile, f"compute.compile is {str(compute.compile).lower()}")
     if compute.device != "cpu":
         return Derived(able, "training steps compiled: on a GPU they always are" if able else "no Triton: not compiled")
-    seconds = cost(job, domains, vocabulary)["flops"] / max(1, compute.workers) / CORE_FLOPS
+    seconds = cost(job, names, vocabulary)["flops"] / max(1, compute.workers) / CORE_FLOPS
     why = f"about {seconds:,.0f} s of training per worker, compiling pays from {COMPILE_FROM:.0f} s"
     if seconds < COMPILE_FROM:
         return Derived(False, f"training steps not compiled: {why}")

@@ -34,10 +34,10 @@ def dry_run(job: Job, folder: Path) -> dict[str, Any]:
         raise JobError(f"compute.device: {job.compute.device} is not there: torch sees no such GPU. Use cpu.")
     vocabulary = tokenizer.vocabulary(config.tokenizer)
     rate = tuned.find(job, job.store_path(folder), names, vocabulary)
-    found = cost(job, len(names), vocabulary, rate)
+    found = cost(job, names, vocabulary, rate)
     chosen = setting(job, len(names), rate)
     refuse_too_large(job, chosen, vocabulary)
-    compiles = compiled(job, len(names), vocabulary)
+    compiles = compiled(job, names, vocabulary)
     speed = tokens_per_second(job.proxies.size, vocabulary, chosen.batch)
     flops_per_second = speed * shape(job.proxies.size).flops(vocabulary) * max(1, job.compute.workers)
     return {

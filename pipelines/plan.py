@@ -6,16 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mixopt.domains import Domain, Manifest
 from mixopt.errors import JobError
 from mixopt.job import Job, unknown_domains
 from mixopt.laws import make
 from mixopt.limits import Group, Trust
-from mixopt.mixture import Mixture
+from mixopt.mixture import FloatArray, Mixture
+from mixopt.policy import Feedback, OnlinePolicy, Valid
 from mixopt.runs import Objective, Proxy
 from mixopt.sections import ObjectiveSection
 from mixopt.space import MixtureSpace
-from mixopt.study import Method, Study
+from mixopt.study import Adapting, Method, Study
 from mixopt.validate import BEST, PRIOR, RECOMMENDED, UNIFORM
 from proxies.sizes import Derived, Shape, batch_rows, eval_tokens, learning_rate, shape
 from proxies.tokens import TokenStore, check_lengths, supply_tokens, supply_wanted
@@ -74,7 +77,15 @@ def setting(job: Job, domains: int, tuned: Derived | None = None) -> Setting:
     for part in section.horizons:
         if round(part * steps) < 2:
             raise JobError(f"proxies.horizons: {part:g} of a run of {steps} steps is less than two. Leave it out.")
-    return Setting(form, tokens, count, batch, rate, held_out, precision, tuple(reasons))
+    return Setting(form, tokens, count, batch, rate, held_out, precision, (*reasons, *_whole(job, count, tokens)))
+
+
+def _whole(job: Job, count: int, tokens: int) -> list[str]:
+    """What becomes of the proxies' tokens where a method trains no swarm."""
+    if not isinstance(job.make_method(), Adapting):
+        return []
+    budget = f"{count * tokens:,} tokens, those of {count} proxies"
+    return [f"search budget: {budget}; {job.method['name']} trains fewer runs that last longer"]
 
 
 def make_study(job: Job, manifest: Manifest, tuned: Derived | None = None) -> Study:
@@ -94,6 +105,17 @@ def make_study(job: Job, manifest: Manifest, tuned: Derived | None = None) -> St
 def make_proxy(job: Job, manifest: Manifest, chosen: Setting) -> Proxy:
     """All that decides a run beside mixture and seed. Raises DataError for too little text."""
     check_lengths(manifest, chosen.shape.sequence, chosen.batch)
+    return _proxy(job, chosen, supply(job, manifest, chosen), manifest.fingerprint)
+
+
+def sketch(job: Job, names: Sequence[str], chosen: Setting) -> Study:
+    """The study as far as it is known before any text is read: with plenty of it, and no bounds."""
+    proxy = _proxy(job, chosen, dict.fromkeys(names, chosen.tokens), "")
+    space = MixtureSpace(tuple(Domain(name, job.target.tokens) for name in names), job.target.tokens)
+    return Study(space, objective(job.objective, names), proxy, chosen.count, job.seed, design=job.proxies.design)
+
+
+def _proxy(job: Job, chosen: Setting, supply: Mapping[str, int], data: str) -> Proxy:
     return Proxy(
         size=job.proxies.size,
         tokens=chosen.tokens,
@@ -102,8 +124,8 @@ def make_proxy(job: Job, manifest: Manifest, chosen: Setting) -> Proxy:
         learning_rate=chosen.learning_rate,
         checkpoints=job.proxies.checkpoints,
         eval_tokens=chosen.eval_tokens,
-        supply=supply(job, manifest, chosen),
-        data=manifest.fingerprint,
+        supply=supply,
+        data=data,
         optimizer=job.proxies.optimizer,
         precision=chosen.precision,
         horizons=tuple(job.proxies.horizons),
@@ -141,13 +163,14 @@ def repetition_notes(job: Job, study: Study, manifest: Manifest) -> list[str]:
     """What the proxies' repetition is, in sentences for the report."""
     if not job.proxies.match_repetition:
         return ["Proxies draw from all prepared text (match_repetition is off): they repeat less than the real run."]
-    tokens, target = study.proxy.tokens, job.target.tokens
-    said = f"a proxy may draw {min(1, tokens / target):.3g} of a domain's tokens, so as to repeat it like the real run."
+    proxy, target = study.longest, job.target.tokens
+    said = f"a proxy may draw {min(1, proxy.tokens / target):.3g} of a domain's tokens, so as to repeat it like the real run."
     notes = [f"Repetition is matched: {said}"]
     for why, off in (("more", 1.1), ("less", 0.9)):
         names = []
         for domain in manifest.domains:
-            ratio = supply_wanted(domain, tokens, target) / study.proxy.supply[domain.name]
+            there = min(proxy.supply[domain.name], domain.train.tokens)
+            ratio = supply_wanted(domain, proxy.tokens, target) / there
             if (ratio > off) if off > 1 else (ratio < off):
                 names.append(f"{domain.name} ({1 / ratio:.2g} times the supply wanted)")
         if names:
@@ -156,21 +179,57 @@ def repetition_notes(job: Job, study: Study, manifest: Manifest) -> list[str]:
     return notes
 
 
-def cost(job: Job, domains: int, vocabulary: int, tuned: Derived | None = None) -> Mapping[str, Any]:
-    """What a search will train, before any text is read: runs, tokens and FLOPs."""
-    chosen = setting(job, domains, tuned)
-    count = 0 if job.is_baseline else chosen.count
-    arms = [RECOMMENDED, PRIOR, UNIFORM, *([] if job.is_baseline else [BEST])]
-    runs = count + len(arms) * job.validation.seeds
-    per_token = chosen.shape.flops(vocabulary)
-    evaluated = chosen.eval_tokens * domains * job.proxies.checkpoints
+def cost(job: Job, names: Sequence[str], vocabulary: int, tuned: Derived | None = None) -> Mapping[str, Any]:
+    """What a search will train, before any text is read: runs, tokens and FLOPs.
+
+    Raises JobError for a policy that cannot feed a run of this budget.
+    """
+    chosen = setting(job, len(names), tuned)
+    method, count, budget, heard = job.make_method(), chosen.count, chosen.count * chosen.tokens, 0.0
+    if job.is_baseline:
+        count = budget = 0
+    elif isinstance(method, Adapting):
+        study = sketch(job, names, chosen)
+        count, heard = len(method.learn(study, np.random.default_rng(0))) + 1, rehearse(method, study)
+    searched = not (job.is_baseline or isinstance(method, Adapting))
+    arms = [RECOMMENDED, PRIOR, UNIFORM, *([BEST] if searched else [])]
+    validated = len(arms) * job.validation.seeds
+    evaluated = chosen.eval_tokens * len(names) * (heard + (count + validated) * job.proxies.checkpoints)
+    tokens = budget + validated * chosen.tokens
     return {
         "proxies": count,
-        "validation_runs": runs - count,
-        "tokens": runs * chosen.tokens,
-        "flops": runs * per_token * (chosen.tokens + evaluated / 3),
+        "validation_runs": validated,
+        "tokens": tokens,
+        "flops": chosen.shape.flops(vocabulary) * (tokens + evaluated / 3),
         "reasons": list(chosen.reasons),
     }
+
+
+def rehearse(method: Method, study: Study) -> float:
+    """How often the policies of a method's first runs have the held-out text read: the whole of it counts 1.
+
+    Nothing is trained: they are told that losses fall evenly. Raises JobError where one of them cannot feed its run.
+    """
+    if not isinstance(method, Adapting):
+        return 0.0
+    specs = method.ask(study, np.random.default_rng(0))
+    return sum(_readings(spec.feed, study.space.names, spec.proxy) for spec in specs)
+
+
+def _readings(policy: OnlinePolicy[Any], names: Sequence[str], proxy: Proxy) -> float:
+    step, total, seen, times = proxy.batch * proxy.sequence, proxy.tokens, 0, 1
+
+    def signals() -> dict[str, FloatArray]:
+        return {"valid": np.full(len(names), 2.0 - seen / total)}
+
+    state = policy.init(names, Feedback(0, total, signals(), step))
+    parts = [signal.part for signal in policy.needs if isinstance(signal, Valid)]
+    if {type(signal) for signal in policy.needs} != {Valid}:
+        return 0.0
+    while seen < total:
+        seen += min(max(step, policy.segment(state).tokens), total - seen)
+        state, times = policy.update(state, Feedback(seen, total, signals(), step)), times + 1
+    return sum(parts) * times
 
 
 def refuse_too_few(method: Method, count: int, domains: int) -> None:

@@ -32,7 +32,7 @@ from pipelines import tuned
 from pipelines.compute import make_executor
 from pipelines.mlflow_tracker import make_tracker
 from pipelines.outbox import Question
-from pipelines.plan import least_runs, make_study, refuse_too_few, repetition_notes, setting
+from pipelines.plan import least_runs, make_study, refuse_too_few, rehearse, repetition_notes, setting
 from pipelines.prepare import prepare
 from proxies.sizes import Derived
 
@@ -54,6 +54,7 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
     rate = tuned.find(job, store, manifest.names, manifest.tokenizer.vocabulary)
     study = make_study(job, manifest, rate)
     refuse_too_few(method, study.count, len(study.space.names))
+    rehearse(method, study)
     locked = job.to_json() | {"derived": derived(study), "provenance": provenance(job, manifest)}
     write_atomically(out / LOCK, dump_yaml(locked))
     question = Question(
@@ -125,7 +126,7 @@ def conclude(
         "proxy": {
             "size": study.proxy.size,
             "parameters": chosen.shape.parameters,
-            "tokens": study.proxy.tokens,
+            "tokens": study.longest.tokens,
             "sequence": study.proxy.sequence,
             "batch": study.proxy.batch,
             "learning_rate": study.proxy.learning_rate,
@@ -177,8 +178,8 @@ def write(study: Study, manifest: Manifest, document: dict[str, Any], out: Path)
     prediction = document["predicted"] | {"gain_over_prior": (document["validation"] or {}).get("gain_over_prior")}
     answer = handoff.document(study.space, mixture, manifest, prediction, document["provenance"])
     handoff.save(answer, out / "mixture.json")
-    if study.swarm.good.records:
-        tables.write_swarm(study.swarm.good, study.space.names, study.objective.metrics, out)
+    if study.points.records:
+        tables.write_swarm(study.points, study.space.names, study.objective.metrics, out)
     report.write(document, out)
 
 

@@ -15,6 +15,7 @@ from pipelines.plan import setting
 from proxies.program import can_compile
 
 SMALL = {"size": "100k", "tokens": 100_000}
+SEVEN = list("abcdefg")
 
 
 def job(proxies: dict[str, Any] | None = None, **compute: Any) -> Job:
@@ -40,18 +41,18 @@ def test_precision_follows_the_device_unless_it_is_given() -> None:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
 def test_long_searches_are_compiled() -> None:
-    short, long = compiled(job(), 7, 4096), compiled(job({"tokens": 10**7}), 7, 4096)
+    short, long = compiled(job(), SEVEN, 4096), compiled(job({"tokens": 10**7}), SEVEN, 4096)
     assert (short.value, long.value) == (0, 1)
     assert "not compiled: about" in short.reason
     assert "compiling pays from 300 s" in long.reason
-    assert compiled(job({"tokens": 10**7}, compile=False), 7, 4096).value == 0
-    assert compiled(job(compile=True), 7, 4096).value == 1
+    assert compiled(job({"tokens": 10**7}, compile=False), SEVEN, 4096).value == 0
+    assert compiled(job(compile=True), SEVEN, 4096).value == 1
 
 
 def test_a_machine_without_triton_cannot_compile_for_a_gpu() -> None:
     assert can_compile("cuda") in (True, False)
     if not torch.cuda.is_available():
-        assert not compiled(job(device="cuda"), 7, 4096).value
+        assert not compiled(job(device="cuda"), SEVEN, 4096).value
 
 
 def test_horizons_of_less_than_two_steps_are_refused() -> None:
@@ -61,11 +62,11 @@ def test_horizons_of_less_than_two_steps_are_refused() -> None:
 
 def test_without_a_compiler_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    long = compiled(job({"tokens": 10**7}), 7, 4096)
+    long = compiled(job({"tokens": 10**7}), SEVEN, 4096)
     assert long.value == 0
     assert "for want of a compiler" in long.reason
     with pytest.raises(JobError, match=r"compute.compile: true needs a C\+\+ compiler"):
-        compiled(job(compile=True), 7, 4096)
+        compiled(job(compile=True), SEVEN, 4096)
 
 
 def test_proxies_that_do_not_fit_are_refused() -> None:

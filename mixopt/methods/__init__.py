@@ -9,11 +9,13 @@ from mixopt.methods.baselines import Prior, Uniform, UniMax
 from mixopt.methods.olmix import Olmix
 from mixopt.methods.online import Online
 from mixopt.methods.regmix import RegMix
+from mixopt.methods.skillit import SkillIt
+from mixopt.policies.aioli import Aioli
 from mixopt.study import Method
 
 BASELINES: dict[str, type] = {"prior": Prior, "uniform": Uniform, "unimax": UniMax}
-ONLINE: dict[str, type] = {}
-METHODS: dict[str, type] = {"regmix": RegMix, "olmix": Olmix, **ONLINE, **BASELINES}
+ONLINE: dict[str, type] = {"aioli": Aioli}
+METHODS: dict[str, type] = {"regmix": RegMix, "olmix": Olmix, "skillit": SkillIt, **ONLINE, **BASELINES}
 
 
 def make(name: str, knobs: Mapping[str, Any]) -> Method:

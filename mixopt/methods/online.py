@@ -5,6 +5,7 @@ The policy itself is the better answer for a backend that can follow it; the mix
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from mixopt.errors import RunFailed
 from mixopt.policy import OnlinePolicy
-from mixopt.runs import RunSpec
+from mixopt.runs import RunRecord, RunSpec
 from mixopt.study import Adapting, Recommendation, Study
 
 
@@ -50,10 +51,30 @@ def ask(method: Adapting, study: Study, rng: np.random.Generator) -> list[RunSpe
 
 
 def recommend(method: Adapting, study: Study, rng: np.random.Generator) -> Recommendation:
-    """The token-weighted mean of what the last run went through, and the policy. Raises RunFailed if it diverged."""
+    """The token-weighted mean of what the last run went through, or the nearest mixture that is allowed, and the policy.
+
+    Raises RunFailed if it diverged.
+    """
     run = study.swarm.records[-1]
     if run.error:
         raise RunFailed(
             f"run {run.spec.id}: {run.error.strip().splitlines()[-1]}. A lower proxies.learning_rate helps."
         )
-    return Recommendation(run.mixture, evidence={"how": "followed"}, policy=method.policy(study, rng))
+    policy, space = method.policy(study, rng), study.space
+    mixture = space.nearest(run.mixture.array(space.names))
+    evidence = {"how": "followed", "proposer_notes": tuple(_notes(policy, run, space.violations(run.mixture)))}
+    return Recommendation(mixture, evidence=evidence, policy=policy)
+
+
+def _notes(policy: OnlinePolicy[Any], run: RunRecord, violations: Sequence[str]) -> Iterator[str]:
+    """What a reader must know about a mixture that a policy went through."""
+    tokens = run.spec.proxy.tokens
+    yield (
+        f"No law predicts this mixture: it is the mean over {tokens:,} tokens of what the policy went through in one run. "
+        "Validation trains it from the first token to the last, not the policy."
+    )
+    if violations:
+        yield f"That mean is not allowed here, the nearest allowed mixture is given: {'; '.join(violations)}."
+    if hasattr(policy, "probe_tokens"):
+        part = policy.probe_tokens(policy.load(run.state)) / tokens
+        yield f"{100 * part:.0f} % of that run's tokens went to probes, whose mean is the uniform mixture."

@@ -7,8 +7,11 @@ from typing import Any
 
 from mixopt.errors import DataError, did_you_mean
 from mixopt.mixture import Mixture, Schedule
+from mixopt.policies.aioli import Aioli
 from mixopt.policies.audited import Audited
-from mixopt.policy import Fixed, OnlinePolicy, Scheduled
+from mixopt.policies.skillit import SkillIt
+from mixopt.policies.watched import Watched
+from mixopt.policy import Fixed, OnlinePolicy, Scheduled, tuples
 
 
 def _audited(body: Mapping[str, Any]) -> Audited[Any]:
@@ -24,9 +27,12 @@ def _scheduled(body: Mapping[str, Any]) -> Scheduled:
 
 
 POLICIES: dict[str, Callable[[Mapping[str, Any]], OnlinePolicy[Any]]] = {
+    "aioli": lambda body: Aioli(**tuples(body)),
     "audited": _audited,
     "fixed": _fixed,
     "scheduled": _scheduled,
+    "skillit": lambda body: SkillIt(**tuples(body)),
+    "watched": lambda body: Watched(Mixture(body["mixture"]), body["part"]),
 }
 
 

@@ -9,10 +9,10 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from mixopt.errors import InfeasibleSpace, SwarmError
+from mixopt.errors import InfeasibleSpace, RunFailed, SwarmError
 from mixopt.laws import LAWS, LawName
 from mixopt.limits import Group, Trust
-from mixopt.methods import METHODS
+from mixopt.methods import METHODS, make
 from mixopt.methods.olmix import Olmix
 from mixopt.methods.regmix import RegMix
 from mixopt.progress import Silent
@@ -32,7 +32,12 @@ ROWS = {
     "prior": METHODS["prior"](),
     "uniform": METHODS["uniform"](),
     "unimax": METHODS["unimax"](),
+    "aioli": make("aioli", {}),
+    "aioli, memoryless": make("aioli", {"ema": 0.1, "eta": 5.0}),
+    "skillit": make("skillit", {}),
+    "skillit, pairs": make("skillit", {"edges": "pairs"}),
 }
+WHOLE = [name for name in ROWS if name.partition(",")[0] in ("aioli", "skillit")]  # a run or two of the whole budget
 SEARCHING = [name for name in ROWS if name.partition(",")[0] in ("regmix", "olmix")]
 
 
@@ -55,7 +60,26 @@ def test_ask_is_deterministic_and_prefix_stable(method: Method, toy_study: Study
         return [s.id for s in method.ask(replace(toy_study, count=count), np.random.default_rng([0, 0]))]
 
     assert ids(40) == ids(40)
-    assert ids(60)[: len(ids(40))] == ids(40)
+    if method not in [ROWS[name] for name in WHOLE]:
+        assert ids(60)[: len(ids(40))] == ids(40)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_larger_budget_is_one_longer_run(name: str, toy_study: Study, toy: Toy, tmp_path: Path) -> None:
+    """These runs last as long as the budget allows, so that a larger count is another run, never more of the same."""
+    for count in (40, 60):
+        study, found = conclude(replace(toy_study, count=count), ROWS[name], toy, tmp_path)
+        tokens = [record.spec.proxy.tokens for record in study.swarm.records]
+        assert sum(tokens) == study.budget == sum(record.cost.tokens for record in study.swarm.records)
+        assert max(tokens) == tokens[-1]
+        assert found.policy == study.swarm.records[-1].spec.feed
+        assert any("went through" in note for note in found.evidence["proposer_notes"])
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_diverged_run_of_few_is_refused(name: str, toy_study: Study, toy: Toy, tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"(diverged|told to fail).*A lower proxies\.learning_rate helps"):
+        conclude(toy_study, ROWS[name], replace(toy, fails="0123456789abcdef"), tmp_path)
 
 
 def test_a_resumed_search_gives_the_same_answer(method: Method, toy_study: Study, toy: Toy, tmp_path: Path) -> None:

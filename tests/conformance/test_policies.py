@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from mixopt.methods.skillit import drops
 from mixopt.mixture import FloatArray, Mixture, Schedule, Segment, mean
 from mixopt.policies import POLICIES, from_json
+from mixopt.policies.aioli import Aioli
 from mixopt.policies.audited import Audited
+from mixopt.policies.skillit import SkillIt
+from mixopt.policies.watched import Watched
 from mixopt.policy import Feedback, Fixed, OnlinePolicy, Scheduled, Signal, asked, plain
 from mixopt.runs import RunSpec
 from mixopt.study import Study
@@ -23,12 +27,18 @@ TOTAL = 20_000
 SKEW = Mixture({"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4})
 EVEN = Mixture(dict.fromkeys(NAMES, 0.25))
 PHASES = Scheduled(Schedule(((0.0, SKEW), (0.3, EVEN), (0.4, SKEW), (0.9, EVEN))))
+TAUGHT = drops(Toy(NAMES).losses_D(np.zeros(4)), np.stack([Toy(NAMES).losses_D(p_D) for p_D in np.eye(4)]))
 ROWS: dict[str, OnlinePolicy[Any]] = {
+    "aioli": Aioli(),
+    "aioli, memoryless": Aioli(ema=0.1),
+    "aioli, started": Aioli(rounds=5, start={"a": 0.3, "b": 0.3, "c": 0.2, "d": 0.2}),
     "audited": Audited(PHASES, (0.25, 0.35), 0.02, 0.75),
     "fixed": Fixed(SKEW),
     "scheduled": Scheduled(Schedule(((0.0, SKEW), (0.3, EVEN), (0.9, SKEW)))),
+    "skillit": SkillIt({j: dict(zip(NAMES, row, strict=True)) for j, row in zip(NAMES, TAUGHT.tolist(), strict=True)}),
+    "watched": Watched(SKEW, 0.5),
 }
-STATIC = ("audited", "fixed", "scheduled")  # do as they are told
+STATIC = ("audited", "fixed", "scheduled", "watched")  # do as they are told
 NOT_NEARER: dict[
     str, str
 ] = {}  # why a policy does not end nearer to the toy's optimum than uniform: as its docstring says
