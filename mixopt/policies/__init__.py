@@ -7,7 +7,11 @@ from typing import Any
 
 from mixopt.errors import DataError, did_you_mean
 from mixopt.mixture import Mixture, Schedule
-from mixopt.policy import Fixed, OnlinePolicy, Scheduled
+from mixopt.policies.doge import Alignment
+from mixopt.policies.doremi import GroupDRO
+from mixopt.policies.grape import Grape
+from mixopt.policies.rnb import Balance
+from mixopt.policy import Fixed, OnlinePolicy, Scheduled, tuples
 
 
 def _fixed(body: Mapping[str, Any]) -> Fixed:
@@ -18,7 +22,14 @@ def _scheduled(body: Mapping[str, Any]) -> Scheduled:
     return Scheduled(Schedule(tuple((start, Mixture(m)) for start, m in body["phases"])))
 
 
-POLICIES: dict[str, Callable[[Mapping[str, Any]], OnlinePolicy[Any]]] = {"fixed": _fixed, "scheduled": _scheduled}
+POLICIES: dict[str, Callable[[Mapping[str, Any]], OnlinePolicy[Any]]] = {
+    "doge": lambda body: Alignment(**tuples(body)),
+    "doremi": lambda body: GroupDRO(**tuples(body)),
+    "fixed": _fixed,
+    "grape": lambda body: Grape(**tuples(body)),
+    "rnb": lambda body: Balance(**tuples(body)),
+    "scheduled": _scheduled,
+}
 
 
 def from_json(body: Mapping[str, Any]) -> OnlinePolicy[Any]:

@@ -12,6 +12,10 @@ from scipy.optimize import minimize
 
 from mixopt.mixture import FloatArray, Mixture, Schedule, Segment, mean
 from mixopt.policies import POLICIES, from_json
+from mixopt.policies.doge import Alignment
+from mixopt.policies.doremi import GroupDRO
+from mixopt.policies.grape import Grape
+from mixopt.policies.rnb import Balance
 from mixopt.policy import Feedback, Fixed, OnlinePolicy, Scheduled, plain
 from mixopt.runs import RunSpec
 from mixopt.study import Study
@@ -22,7 +26,14 @@ TOTAL = 20_000
 SKEW = Mixture({"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4})
 EVEN = Mixture(dict.fromkeys(NAMES, 0.25))
 ROWS: dict[str, OnlinePolicy[Any]] = {
+    "doge": Alignment(rounds=20),
+    "doge, paper": Alignment(rounds=20, variant="paper"),
+    "doge, target": Alignment(rounds=20, target={"a": 1.0, "c": 2.0}),
+    "doremi": GroupDRO("reference", rounds=20),
+    "doremi, domain": GroupDRO("reference", rounds=20, clip="domain"),
     "fixed": Fixed(SKEW),
+    "grape": Grape(rounds=20),
+    "rnb": Balance(rounds=20),
     "scheduled": Scheduled(Schedule(((0.0, SKEW), (0.3, EVEN), (0.9, SKEW)))),
 }
 STATIC = ("fixed", "scheduled")  # do as they are told
