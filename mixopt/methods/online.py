@@ -5,14 +5,15 @@ The policy itself is the better answer for a backend that can follow it; the mix
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mixopt.errors import RunFailed
-from mixopt.policy import OnlinePolicy
-from mixopt.runs import RunSpec
+from mixopt.mixture import Mixture
+from mixopt.policy import Feedback, OnlinePolicy
+from mixopt.runs import RunRecord, RunSpec
 from mixopt.study import Adapting, Recommendation, Study
 
 
@@ -50,10 +51,43 @@ def ask(method: Adapting, study: Study, rng: np.random.Generator) -> list[RunSpe
 
 
 def recommend(method: Adapting, study: Study, rng: np.random.Generator) -> Recommendation:
-    """The token-weighted mean of what the last run went through, and the policy. Raises RunFailed if it diverged."""
+    """What the last run went through in the mean, and the policy. Raises RunFailed if it diverged."""
+    answer = nearest(study, last_run(study).mixture, "followed")
+    return replace(answer, policy=method.policy(study, rng))
+
+
+def fed(study: Study, policy: OnlinePolicy[Any], tokens: int, keep: bool = False) -> RunSpec:
+    """A run of so many tokens. Raises JobError, before anything is trained, where the policy cannot work with that.
+
+    For policies that begin without having measured anything.
+    """
+    step = study.proxy.batch * study.proxy.sequence
+    policy.init(study.space.names, Feedback(0, tokens, {}, step))
+    return RunSpec(policy, study.proxy.lasting(tokens), study.seed, keep)
+
+
+def last_run(study: Study) -> RunRecord:
+    """The record of the run that was asked for last. Raises RunFailed if it diverged."""
     run = study.swarm.records[-1]
     if run.error:
         raise RunFailed(
             f"run {run.spec.id}: {run.error.strip().splitlines()[-1]}. A lower proxies.learning_rate helps."
         )
-    return Recommendation(run.mixture, evidence={"how": "followed"}, policy=method.policy(study, rng))
+    return run
+
+
+def averaged(study: Study, run: RunRecord) -> Recommendation:
+    """The answer in which the run of an `Averaged` policy ended."""
+    policy: Any = run.spec.feed
+    return nearest(study, policy.answer(policy.load(run.state)), "averaged")
+
+
+def nearest(study: Study, mixture: Mixture, how: str) -> Recommendation:
+    """The mixture that a method came to or, where that breaks a constraint, the nearest allowed one and a note of it."""
+    broken = study.space.violations(mixture)
+    note = (
+        f"The method's own answer is not allowed ({'; '.join(broken)}): recommended is the allowed mixture with the "
+        "smallest KL divergence from it."
+    )
+    found = study.space.nearest(mixture.array(study.space.names))
+    return Recommendation(found, evidence={"how": how, "proposer_notes": [note] if broken else []})

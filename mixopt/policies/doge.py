@@ -31,8 +31,8 @@ import numpy as np
 from mixopt.errors import JobError
 from mixopt.mixture import FloatArray, Mixture, Segment, mean
 from mixopt.policies.gradients import Target, check_gradients, shortened, target_D
-from mixopt.policies.rounds import Round, check_rounds, even, exponentiated, first_round
-from mixopt.policy import Feedback, Gram, Signal, knobs
+from mixopt.policies.rounds import Round, check_rounds, exponentiated, first_round
+from mixopt.policy import Feedback, Gram, Signal, beginning, knobs, tuples
 
 Variant = Literal["code", "paper"]
 LONGEST = 5.0  # norm of a gradient
@@ -86,7 +86,7 @@ class Alignment:
     def init(self, names: Sequence[str], start: Feedback) -> State:
         """Uniform. Raises JobError for rounds shorter than a step and for targets that are no domain."""
         target_D(self.target, names)
-        return State(tuple(names), first_round(self.rounds, start), even(names), even(names))
+        return State(tuple(names), first_round(self.rounds, start), beginning(None, names), beginning(None, names))
 
     def segment(self, state: State) -> Segment:
         """The rest of the round on alpha."""
@@ -98,7 +98,7 @@ class Alignment:
         score_D = scores(gram_DD, target_D(self.target, names), self.variant)
         alpha = exponentiated(state.alpha, names, self.eta * score_D)
         running = mean([(state.round.done, state.mean), (1, alpha)])
-        return State(names, state.round.after(feedback), alpha, running, tuple(map(tuple, gram_DD.tolist())))
+        return State(names, state.round.after(feedback), alpha, running, tuples(gram_DD.tolist()))
 
     def answer(self, state: State) -> Mixture:
         """The mean of alpha over the updates; before the first one, uniform."""
@@ -110,10 +110,8 @@ class Alignment:
 
     def load(self, body: Mapping[str, Any]) -> State:
         """The state that was written as plain data."""
-        gram = tuple(map(tuple, body["gram"]))
-        return State(
-            tuple(body["names"]), Round(**body["round"]), Mixture(**body["alpha"]), Mixture(**body["mean"]), gram
-        )
+        alpha, running = Mixture(**body["alpha"]), Mixture(**body["mean"])
+        return State(**tuples(body) | {"round": Round(**body["round"]), "alpha": alpha, "mean": running})
 
     def to_json(self) -> dict[str, Any]:
         """`{"policy": "doge", ...}`."""

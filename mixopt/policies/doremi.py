@@ -26,14 +26,14 @@ import numpy as np
 
 from mixopt.errors import JobError
 from mixopt.mixture import FloatArray, Mixture, Segment, mean
-from mixopt.policies.rounds import Round, check_rounds, even, exponentiated, first_round
-from mixopt.policy import Excess, Feedback, Signal, knobs
+from mixopt.policies.rounds import Round, check_rounds, exponentiated, first_round, smoothed
+from mixopt.policy import Excess, Feedback, Signal, beginning, knobs, tuples
 
 Clip = Literal["token", "domain"]
 
 
 def excess(differences: Sequence[FloatArray], clip: Clip = "token") -> FloatArray:
-    """lambda [D] of each domain's differences [T] to the reference, as the trainer measures it; NaN without tokens."""
+    """The lambda [D] of each domain's differences [T] to the reference, as a trainer measures it; NaN without tokens."""
     return np.array([_excess(d_T, clip) if len(d_T) else np.nan for d_T in differences])
 
 
@@ -77,7 +77,8 @@ class GroupDRO:
 
     def init(self, names: Sequence[str], start: Feedback) -> State:
         """Uniform. Raises JobError for rounds shorter than a step."""
-        return State(tuple(names), first_round(self.rounds, start), even(names), even(names), (0.0,) * len(names))
+        even = beginning(None, names)
+        return State(tuple(names), first_round(self.rounds, start), even, even, (0.0,) * len(names))
 
     def segment(self, state: State) -> Segment:
         """The rest of the round on alpha."""
@@ -87,8 +88,7 @@ class GroupDRO:
         """One step of Group DRO."""
         excess_D, last_D = feedback.signals["excess"], np.array(state.excess)
         lambda_D = np.where(np.isnan(excess_D), last_D, excess_D)
-        tilted = exponentiated(state.alpha, state.names, self.eta * lambda_D)
-        alpha = mean([(1 - self.smoothing, tilted), (self.smoothing, even(state.names))])
+        alpha = smoothed(exponentiated(state.alpha, state.names, self.eta * lambda_D), self.smoothing)
         running = mean([(state.round.done, state.mean), (1, alpha)])
         return State(state.names, state.round.after(feedback), alpha, running, tuple(lambda_D.tolist()))
 
@@ -102,13 +102,8 @@ class GroupDRO:
 
     def load(self, body: Mapping[str, Any]) -> State:
         """The state that was written as plain data."""
-        return State(
-            tuple(body["names"]),
-            Round(**body["round"]),
-            Mixture(**body["alpha"]),
-            Mixture(**body["mean"]),
-            tuple(body["excess"]),
-        )
+        alpha, running = Mixture(**body["alpha"]), Mixture(**body["mean"])
+        return State(**tuples(body) | {"round": Round(**body["round"]), "alpha": alpha, "mean": running})
 
     def to_json(self) -> dict[str, Any]:
         """`{"policy": "doremi", "reference": ..., ...}`."""

@@ -31,18 +31,17 @@ import numpy as np
 from mixopt.errors import JobError
 from mixopt.mixture import FloatArray, Mixture, Segment
 from mixopt.policies.gradients import check_gradients
-from mixopt.policies.rounds import Round, check_rounds, even, exponentiated, first_round
-from mixopt.policy import Feedback, Gram, Signal, Valid, knobs
+from mixopt.policies.rounds import Round, check_rounds, exponentiated, first_round
+from mixopt.policy import Feedback, Gram, Signal, Valid, beginning, knobs, tuples
 
 LONGEST = 1.0  # norm of a gradient
 
 
-def inner(gram_DD: FloatArray, vectors_DD: FloatArray, other_D: FloatArray) -> FloatArray:
-    """Inner products [D] of vectors (rows of weights on the gradients) with another one, none of them longer than 1."""
-    squares_D = np.einsum("id,de,ie->i", vectors_DD, gram_DD, vectors_DD)
-    scale_D = LONGEST / np.maximum(np.sqrt(np.maximum(squares_D, 0)), LONGEST)
-    length = float(np.sqrt(max(other_D @ gram_DD @ other_D, 0)))
-    return scale_D * (vectors_DD @ gram_DD @ other_D) * LONGEST / max(length, LONGEST)
+def inner(gram_DD: FloatArray, scale_D: FloatArray, mix_D: FloatArray) -> FloatArray:
+    """Inner products [D] of each scale_i g_i with sum_j mix_j g_j, none of these vectors longer than 1."""
+    length_D = scale_D * np.sqrt(np.diag(gram_DD))
+    length = np.sqrt(np.maximum(mix_D @ gram_DD @ mix_D, 0))
+    return scale_D * (gram_DD @ mix_D) / (np.maximum(length_D, LONGEST) * np.maximum(length, LONGEST)) * LONGEST**2
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Grape:
 
     def init(self, names: Sequence[str], start: Feedback) -> State:
         """Uniform. Raises JobError for rounds shorter than a step."""
-        return State(tuple(names), first_round(self.rounds, start), even(names), even(names))
+        return State(tuple(names), first_round(self.rounds, start), beginning(None, names), beginning(None, names))
 
     def segment(self, state: State) -> Segment:
         """The rest of the round on alpha."""
@@ -99,12 +98,12 @@ class Grape:
         """A step of alpha, and in every `slow`-th round one of z."""
         names, gram_DD, losses_D = state.names, feedback.signals["gram"], feedback.signals["valid"]
         z = state.z
-        helped_D = inner(gram_DD, np.eye(len(names)), z.array(names) / losses_D)
+        helped_D = inner(gram_DD, np.ones(len(names)), z.array(names) / losses_D)
         alpha = exponentiated(state.alpha, names, self.eta * helped_D)
         if (state.round.done + 1) % self.slow == 0:
-            improved_D = inner(gram_DD, np.diag(1 / losses_D), alpha.array(names))
+            improved_D = inner(gram_DD, 1 / losses_D, alpha.array(names))
             z = exponentiated(z, names, -self.eta_z * improved_D)
-        return State(names, state.round.after(feedback), alpha, z, tuple(map(tuple, gram_DD.tolist())))
+        return State(names, state.round.after(feedback), alpha, z, tuples(gram_DD.tolist()))
 
     def matrix(self, state: State) -> FloatArray | None:
         """G: a step along g_j lowers loss i by G_ij."""
@@ -112,10 +111,8 @@ class Grape:
 
     def load(self, body: Mapping[str, Any]) -> State:
         """The state that was written as plain data."""
-        gram = tuple(map(tuple, body["gram"]))
-        return State(
-            tuple(body["names"]), Round(**body["round"]), Mixture(**body["alpha"]), Mixture(**body["z"]), gram
-        )
+        alpha, z = Mixture(**body["alpha"]), Mixture(**body["z"])
+        return State(**tuples(body) | {"round": Round(**body["round"]), "alpha": alpha, "z": z})
 
     def to_json(self) -> dict[str, Any]:
         """`{"policy": "grape", ...}`."""

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from mixopt.errors import JobError
-from mixopt.mixture import FloatArray, Mixture, Segment, mean
+from mixopt.mixture import FloatArray, Mixture, Segment
 from mixopt.policies.gradients import Target, check_gradients, target_D
-from mixopt.policies.rounds import Round, check_rounds, even, exponentiated, first_round
-from mixopt.policy import Feedback, Gram, Signal, knobs
+from mixopt.policies.rounds import Round, check_rounds, exponentiated, first_round, smoothed
+from mixopt.policy import Feedback, Gram, Signal, beginning, knobs, tuples
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Balance:
     def init(self, names: Sequence[str], start: Feedback) -> State:
         """Uniform. Raises JobError for rounds shorter than a step and for targets that are no domain."""
         target_D(self.target, names)
-        return State(tuple(names), first_round(self.rounds, start), even(names))
+        return State(tuple(names), first_round(self.rounds, start), beginning(None, names))
 
     def segment(self, state: State) -> Segment:
         """The rest of the round on p."""
@@ -81,8 +81,8 @@ class Balance:
         agreement_D = gram_DD @ target_D(self.target, names)
         length = float(np.linalg.norm(agreement_D))
         gain_D = self.strength * agreement_D / length if length > 0 else agreement_D
-        p = mean([(1 - self.floor, exponentiated(even(names), names, gain_D)), (self.floor, even(names))])
-        return State(names, state.round.after(feedback), p, tuple(map(tuple, gram_DD.tolist())))
+        p = smoothed(exponentiated(beginning(None, names), names, gain_D), self.floor)
+        return State(names, state.round.after(feedback), p, tuples(gram_DD.tolist()))
 
     def matrix(self, state: State) -> FloatArray | None:
         """G: a step along g_j lowers loss i by G_ij."""
@@ -90,8 +90,7 @@ class Balance:
 
     def load(self, body: Mapping[str, Any]) -> State:
         """The state that was written as plain data."""
-        gram = tuple(map(tuple, body["gram"]))
-        return State(tuple(body["names"]), Round(**body["round"]), Mixture(**body["p"]), gram)
+        return State(**tuples(body) | {"round": Round(**body["round"]), "p": Mixture(**body["p"])})
 
     def to_json(self) -> dict[str, Any]:
         """`{"policy": "rnb", ...}`."""

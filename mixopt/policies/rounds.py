@@ -62,6 +62,6 @@ def exponentiated(p: Mixture, names: Sequence[str], gain_D: FloatArray) -> Mixtu
     return Mixture.normalised(dict(zip(names, p_D.tolist(), strict=True)))
 
 
-def even(names: Sequence[str]) -> Mixture:
-    """The uniform mixture of these domains."""
-    return Mixture.normalised(dict.fromkeys(names, 1.0))
+def smoothed(p: Mixture, part: float) -> Mixture:
+    """p, of which this part is shared evenly by all domains."""
+    return Mixture.normalised({name: (1 - part) * share + part / len(p) for name, share in p.items()})
