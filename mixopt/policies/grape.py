@@ -34,14 +34,12 @@ from mixopt.policies.gradients import check_gradients
 from mixopt.policies.rounds import Round, check_rounds, exponentiated, first_round
 from mixopt.policy import Feedback, Gram, Signal, Valid, beginning, knobs, tuples
 
-LONGEST = 1.0  # norm of a gradient
-
 
 def inner(gram_DD: FloatArray, scale_D: FloatArray, mix_D: FloatArray) -> FloatArray:
     """Inner products [D] of each scale_i g_i with sum_j mix_j g_j, none of these vectors longer than 1."""
     length_D = scale_D * np.sqrt(np.diag(gram_DD))
     length = np.sqrt(np.maximum(mix_D @ gram_DD @ mix_D, 0))
-    return scale_D * (gram_DD @ mix_D) / (np.maximum(length_D, LONGEST) * np.maximum(length, LONGEST)) * LONGEST**2
+    return scale_D * (gram_DD @ mix_D) / (np.maximum(length_D, 1) * np.maximum(length, 1))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ import pytest
 from mixopt.errors import InfeasibleSpace, SwarmError
 from mixopt.laws import LAWS, LawName
 from mixopt.limits import Group, Trust
-from mixopt.methods import METHODS
+from mixopt.methods import METHODS, make
+from mixopt.methods.doge import DoGE
+from mixopt.methods.doremi import DoReMi
 from mixopt.methods.olmix import Olmix
 from mixopt.methods.regmix import RegMix
 from mixopt.progress import Silent
@@ -29,10 +31,16 @@ ROWS = {
     "regmix, linear": RegMix(law="linear", candidates=5000, keep=32),
     "olmix": Olmix(),
     "olmix, no pull": Olmix(kl=0.0),
+    "doge": DoGE(rounds=20),
+    "doremi": DoReMi(rounds=20),
+    "doremi, iterated": DoReMi(iterations=3, rounds=20),
+    "grape": make("grape", {"rounds": 20}),
+    "rnb": make("rnb", {"rounds": 20}),
     "prior": METHODS["prior"](),
     "uniform": METHODS["uniform"](),
     "unimax": METHODS["unimax"](),
 }
+LASTING = ("doge", "doremi", "grape", "rnb")  # their runs share the whole budget: a larger one makes other runs
 SEARCHING = [name for name in ROWS if name.partition(",")[0] in ("regmix", "olmix")]
 
 
@@ -50,12 +58,25 @@ def test_every_method_has_a_row() -> None:
     assert {name.partition(",")[0] for name in ROWS} == set(METHODS)
 
 
-def test_ask_is_deterministic_and_prefix_stable(method: Method, toy_study: Study) -> None:
-    def ids(count: int) -> list[str]:
-        return [s.id for s in method.ask(replace(toy_study, count=count), np.random.default_rng([0, 0]))]
+def asked(method: Method, study: Study, count: int) -> list[str]:
+    return [s.id for s in method.ask(replace(study, count=count), np.random.default_rng([0, 0]))]
 
-    assert ids(40) == ids(40)
-    assert ids(60)[: len(ids(40))] == ids(40)
+
+def test_ask_is_deterministic(method: Method, toy_study: Study) -> None:
+    assert asked(method, toy_study, 40) == asked(method, toy_study, 40)
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name.partition(",")[0] not in LASTING])
+def test_ask_is_prefix_stable(name: str, toy_study: Study) -> None:
+    few = asked(ROWS[name], toy_study, 40)
+    assert asked(ROWS[name], toy_study, 60)[: len(few)] == few
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_the_whole_budget_is_asked_for_and_no_more(name: str, toy_study: Study, toy: Toy, tmp_path: Path) -> None:
+    study, _ = conclude(toy_study, ROWS[name], toy, tmp_path)
+    spent = sum(record.spec.proxy.tokens for record in study.swarm.records)
+    assert 0.99 * study.budget < spent <= study.budget
 
 
 def test_a_resumed_search_gives_the_same_answer(method: Method, toy_study: Study, toy: Toy, tmp_path: Path) -> None:
