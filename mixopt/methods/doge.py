@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixopt.methods.online import averaged, fed, last_run
+from mixopt.methods import averaged
 from mixopt.policies.doge import Alignment, Variant
 from mixopt.policies.gradients import Target
 from mixopt.runs import RunSpec
@@ -38,11 +38,11 @@ class DoGE:
 
     def ask(self, study: Study, rng: np.random.Generator) -> list[RunSpec]:
         """Step 1."""
-        return [fed(study, self._policy(), study.budget)]
+        return [averaged.fed(study, self._policy(), study.budget)]
 
     def recommend(self, study: Study, rng: np.random.Generator) -> Recommendation:
         """Step 2. Raises RunFailed if the run diverged."""
-        return averaged(study, last_run(study))
+        return averaged.recommend(study)
 
     def _policy(self) -> Alignment:
         return Alignment(self.rounds, self.eta, self.rows, self.variant, self.target)

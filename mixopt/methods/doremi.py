@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from mixopt.errors import JobError
-from mixopt.methods.online import averaged, fed, last_run
+from mixopt.methods import averaged
 from mixopt.policies.doremi import Clip, GroupDRO
 from mixopt.policy import Fixed, beginning
 from mixopt.runs import RunSpec
@@ -54,7 +54,7 @@ class DoReMi:
 
     def recommend(self, study: Study, rng: np.random.Generator) -> Recommendation:
         """The last run's mean. Raises RunFailed if a run diverged."""
-        return averaged(study, last_run(study))
+        return averaged.recommend(study)
 
     def _runs(self, study: Study) -> Iterator[RunSpec]:
         """The runs in their order, as far as those before them allow."""
@@ -62,10 +62,10 @@ class DoReMi:
         start = study.space.prior_mixture if self.reference == "prior" else beginning(None, study.space.names)
         tokens = study.budget // (2 * self.iterations)
         for _ in range(self.iterations):
-            reference = fed(study, Fixed(start), tokens, keep=True)
+            reference = averaged.fed(study, Fixed(start), tokens, keep=True)
             yield reference
             policy = self._against(reference.id)
-            run = fed(study, policy, tokens)
+            run = averaged.fed(study, policy, tokens)
             if reference.id not in records:
                 return
             yield run

@@ -5,14 +5,14 @@ The policy itself is the better answer for a backend that can follow it; the mix
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mixopt.errors import RunFailed
-from mixopt.mixture import Mixture
-from mixopt.policy import Feedback, OnlinePolicy
+from mixopt.policy import OnlinePolicy
 from mixopt.runs import RunRecord, RunSpec
 from mixopt.study import Adapting, Recommendation, Study
 
@@ -51,43 +51,30 @@ def ask(method: Adapting, study: Study, rng: np.random.Generator) -> list[RunSpe
 
 
 def recommend(method: Adapting, study: Study, rng: np.random.Generator) -> Recommendation:
-    """What the last run went through in the mean, and the policy. Raises RunFailed if it diverged."""
-    answer = nearest(study, last_run(study).mixture, "followed")
-    return replace(answer, policy=method.policy(study, rng))
+    """The token-weighted mean of what the last run went through, or the nearest mixture that is allowed, and the policy.
 
-
-def fed(study: Study, policy: OnlinePolicy[Any], tokens: int, keep: bool = False) -> RunSpec:
-    """A run of so many tokens. Raises JobError, before anything is trained, where the policy cannot work with that.
-
-    For policies that begin without having measured anything.
+    Raises RunFailed if it diverged.
     """
-    step = study.proxy.batch * study.proxy.sequence
-    policy.init(study.space.names, Feedback(0, tokens, {}, step))
-    return RunSpec(policy, study.proxy.lasting(tokens), study.seed, keep)
-
-
-def last_run(study: Study) -> RunRecord:
-    """The record of the run that was asked for last. Raises RunFailed if it diverged."""
     run = study.swarm.records[-1]
     if run.error:
         raise RunFailed(
             f"run {run.spec.id}: {run.error.strip().splitlines()[-1]}. A lower proxies.learning_rate helps."
         )
-    return run
+    policy, space = method.policy(study, rng), study.space
+    mixture = space.nearest(run.mixture.array(space.names))
+    evidence = {"how": "followed", "proposer_notes": tuple(_notes(policy, run, space.violations(run.mixture)))}
+    return Recommendation(mixture, evidence=evidence, policy=policy)
 
 
-def averaged(study: Study, run: RunRecord) -> Recommendation:
-    """The answer in which the run of an `Averaged` policy ended."""
-    policy: Any = run.spec.feed
-    return nearest(study, policy.answer(policy.load(run.state)), "averaged")
-
-
-def nearest(study: Study, mixture: Mixture, how: str) -> Recommendation:
-    """The mixture that a method came to or, where that breaks a constraint, the nearest allowed one and a note of it."""
-    broken = study.space.violations(mixture)
-    note = (
-        f"The method's own answer is not allowed ({'; '.join(broken)}): recommended is the allowed mixture with the "
-        "smallest KL divergence from it."
+def _notes(policy: OnlinePolicy[Any], run: RunRecord, violations: Sequence[str]) -> Iterator[str]:
+    """What a reader must know about a mixture that a policy went through."""
+    tokens = run.spec.proxy.tokens
+    yield (
+        f"No law predicts this mixture: it is the mean over {tokens:,} tokens of what the policy went through in one run. "
+        "Validation trains it from the first token to the last, not the policy."
     )
-    found = study.space.nearest(mixture.array(study.space.names))
-    return Recommendation(found, evidence={"how": how, "proposer_notes": [note] if broken else []})
+    if violations:
+        yield f"That mean is not allowed here, the nearest allowed mixture is given: {'; '.join(violations)}."
+    if hasattr(policy, "probe_tokens"):
+        part = policy.probe_tokens(policy.load(run.state)) / tokens
+        yield f"{100 * part:.0f} % of that run's tokens went to probes, whose mean is the uniform mixture."
