@@ -6,16 +6,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from mixopt.methods.baselines import Prior, Uniform, UniMax
+from mixopt.methods.doge import DoGE
+from mixopt.methods.doremi import DoReMi
 from mixopt.methods.olmix import Olmix
 from mixopt.methods.online import Online
 from mixopt.methods.regmix import RegMix
 from mixopt.methods.skillit import SkillIt
 from mixopt.policies.aioli import Aioli
+from mixopt.policies.grape import Grape
+from mixopt.policies.rnb import Balance
 from mixopt.study import Method
 
 BASELINES: dict[str, type] = {"prior": Prior, "uniform": Uniform, "unimax": UniMax}
-ONLINE: dict[str, type] = {"aioli": Aioli}
-METHODS: dict[str, type] = {"regmix": RegMix, "olmix": Olmix, "skillit": SkillIt, **ONLINE, **BASELINES}
+ONLINE: dict[str, type] = {"aioli": Aioli, "grape": Grape, "rnb": Balance}
+METHODS: dict[str, type] = {
+    "regmix": RegMix,
+    "olmix": Olmix,
+    "doge": DoGE,
+    "doremi": DoReMi,
+    "skillit": SkillIt,
+    **ONLINE,
+    **BASELINES,
+}
 
 
 def make(name: str, knobs: Mapping[str, Any]) -> Method:

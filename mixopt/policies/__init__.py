@@ -18,6 +18,12 @@ def _audited(body: Mapping[str, Any]) -> Audited[Any]:
     return Audited(from_json(body["inner"]), tuple(body["at"]), body["part"], body["weight"])
 
 
+from mixopt.policies.doge import Alignment
+from mixopt.policies.doremi import GroupDRO
+from mixopt.policies.grape import Grape
+from mixopt.policies.rnb import Balance
+
+
 def _fixed(body: Mapping[str, Any]) -> Fixed:
     return Fixed(Mixture(body["mixture"]))
 
@@ -29,7 +35,11 @@ def _scheduled(body: Mapping[str, Any]) -> Scheduled:
 POLICIES: dict[str, Callable[[Mapping[str, Any]], OnlinePolicy[Any]]] = {
     "aioli": lambda body: Aioli(**tuples(body)),
     "audited": _audited,
+    "doge": lambda body: Alignment(**tuples(body)),
+    "doremi": lambda body: GroupDRO(**tuples(body)),
     "fixed": _fixed,
+    "grape": lambda body: Grape(**tuples(body)),
+    "rnb": lambda body: Balance(**tuples(body)),
     "scheduled": _scheduled,
     "skillit": lambda body: SkillIt(**tuples(body)),
     "watched": lambda body: Watched(Mixture(body["mixture"]), body["part"]),

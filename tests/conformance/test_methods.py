@@ -13,6 +13,8 @@ from mixopt.errors import InfeasibleSpace, RunFailed, SwarmError
 from mixopt.laws import LAWS, LawName
 from mixopt.limits import Group, Trust
 from mixopt.methods import METHODS, make
+from mixopt.methods.doge import DoGE
+from mixopt.methods.doremi import DoReMi
 from mixopt.methods.olmix import Olmix
 from mixopt.methods.regmix import RegMix
 from mixopt.progress import Silent
@@ -29,6 +31,11 @@ ROWS = {
     "regmix, linear": RegMix(law="linear", candidates=5000, keep=32),
     "olmix": Olmix(),
     "olmix, no pull": Olmix(kl=0.0),
+    "doge": DoGE(rounds=20),
+    "doremi": DoReMi(rounds=20),
+    "doremi, iterated": DoReMi(iterations=3, rounds=20),
+    "grape": make("grape", {"rounds": 20}),
+    "rnb": make("rnb", {"rounds": 20}),
     "prior": METHODS["prior"](),
     "uniform": METHODS["uniform"](),
     "unimax": METHODS["unimax"](),
@@ -38,6 +45,14 @@ ROWS = {
     "skillit, pairs": make("skillit", {"edges": "pairs"}),
 }
 WHOLE = [name for name in ROWS if name.partition(",")[0] in ("aioli", "skillit")]  # a run or two of the whole budget
+LASTING = (
+    "aioli",
+    "doge",
+    "doremi",
+    "grape",
+    "rnb",
+    "skillit",
+)  # a larger budget makes other runs, never more of the same
 SEARCHING = [name for name in ROWS if name.partition(",")[0] in ("regmix", "olmix")]
 
 
@@ -55,13 +70,25 @@ def test_every_method_has_a_row() -> None:
     assert {name.partition(",")[0] for name in ROWS} == set(METHODS)
 
 
-def test_ask_is_deterministic_and_prefix_stable(method: Method, toy_study: Study) -> None:
-    def ids(count: int) -> list[str]:
-        return [s.id for s in method.ask(replace(toy_study, count=count), np.random.default_rng([0, 0]))]
+def asked(method: Method, study: Study, count: int) -> list[str]:
+    return [s.id for s in method.ask(replace(study, count=count), np.random.default_rng([0, 0]))]
 
-    assert ids(40) == ids(40)
-    if method not in [ROWS[name] for name in WHOLE]:
-        assert ids(60)[: len(ids(40))] == ids(40)
+
+def test_ask_is_deterministic(method: Method, toy_study: Study) -> None:
+    assert asked(method, toy_study, 40) == asked(method, toy_study, 40)
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name.partition(",")[0] not in LASTING])
+def test_ask_is_prefix_stable(name: str, toy_study: Study) -> None:
+    few = asked(ROWS[name], toy_study, 40)
+    assert asked(ROWS[name], toy_study, 60)[: len(few)] == few
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_the_whole_budget_is_asked_for_and_no_more(name: str, toy_study: Study, toy: Toy, tmp_path: Path) -> None:
+    study, _ = conclude(toy_study, ROWS[name], toy, tmp_path)
+    spent = sum(record.spec.proxy.tokens for record in study.swarm.records)
+    assert 0.99 * study.budget < spent <= study.budget
 
 
 @pytest.mark.parametrize("name", WHOLE)

@@ -15,6 +15,10 @@ from mixopt.mixture import FloatArray, Mixture, Schedule, Segment, mean
 from mixopt.policies import POLICIES, from_json
 from mixopt.policies.aioli import Aioli
 from mixopt.policies.audited import Audited
+from mixopt.policies.doge import Alignment
+from mixopt.policies.doremi import GroupDRO
+from mixopt.policies.grape import Grape
+from mixopt.policies.rnb import Balance
 from mixopt.policies.skillit import SkillIt
 from mixopt.policies.watched import Watched
 from mixopt.policy import Feedback, Fixed, OnlinePolicy, Scheduled, Signal, asked, plain
@@ -33,15 +37,22 @@ ROWS: dict[str, OnlinePolicy[Any]] = {
     "aioli, memoryless": Aioli(ema=0.1),
     "aioli, started": Aioli(rounds=5, start={"a": 0.3, "b": 0.3, "c": 0.2, "d": 0.2}),
     "audited": Audited(PHASES, (0.25, 0.35), 0.02, 0.75),
+    "doge": Alignment(rounds=20),
+    "doge, paper": Alignment(rounds=20, eta=0.001, variant="paper"),
+    "doge, target": Alignment(rounds=20, target={"a": 1.0, "c": 2.0}),
+    "doremi": GroupDRO("reference", rounds=20),
+    "doremi, domain": GroupDRO("reference", rounds=20, clip="domain"),
     "fixed": Fixed(SKEW),
+    "grape": Grape(rounds=20),
+    "rnb": Balance(rounds=20),
     "scheduled": Scheduled(Schedule(((0.0, SKEW), (0.3, EVEN), (0.9, SKEW)))),
     "skillit": SkillIt({j: dict(zip(NAMES, row, strict=True)) for j, row in zip(NAMES, TAUGHT.tolist(), strict=True)}),
     "watched": Watched(SKEW, 0.5),
 }
 STATIC = ("audited", "fixed", "scheduled", "watched")  # do as they are told
-NOT_NEARER: dict[
-    str, str
-] = {}  # why a policy does not end nearer to the toy's optimum than uniform: as its docstring says
+NOT_NEARER = {  # why a policy does not end nearer to the toy's optimum than uniform: as its docstring says
+    "doge, target": "it was given another target than the mean of all domains",
+}
 
 
 @pytest.fixture(params=ROWS)
