@@ -9,11 +9,26 @@ from mixopt.methods.baselines import Prior, Uniform, UniMax
 from mixopt.methods.olmix import Olmix
 from mixopt.methods.online import Online
 from mixopt.methods.regmix import RegMix
+from mixopt.methods.regmixd import RegMixDynamic
+from mixopt.methods.schedule import Planned
+from mixopt.policies.ado import ADO
+from mixopt.policies.dynamixsft import DynamixSFT
+from mixopt.policies.odm import ODM
 from mixopt.study import Method
 
-BASELINES: dict[str, type] = {"prior": Prior, "uniform": Uniform, "unimax": UniMax}
-ONLINE: dict[str, type] = {}
-METHODS: dict[str, type] = {"regmix": RegMix, "olmix": Olmix, **ONLINE, **BASELINES}
+BASELINES: dict[str, type] = {"prior": Prior, "uniform": Uniform, "unimax": UniMax, "schedule": Planned}
+ONLINE: dict[str, type] = {
+    "ado": ADO,
+    "dynamixsft": DynamixSFT,
+    "odm": ODM,
+}
+METHODS: dict[str, type] = {
+    "regmix": RegMix,
+    "olmix": Olmix,
+    "regmixd": RegMixDynamic,
+    **ONLINE,
+    **BASELINES,
+}
 
 
 def make(name: str, knobs: Mapping[str, Any]) -> Method:

@@ -5,15 +5,20 @@ The policy itself is the better answer for a backend that can follow it; the mix
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mixopt.errors import RunFailed
+from mixopt.mixture import Schedule
+from mixopt.policies.limited import Limited
 from mixopt.policy import OnlinePolicy
 from mixopt.runs import RunSpec
+from mixopt.space import MixtureSpace
 from mixopt.study import Adapting, Recommendation, Study
+
+TOLD = 4  # domains named in a sentence about a schedule
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,10 @@ class Online:
         return []
 
     def policy(self, study: Study, rng: np.random.Generator) -> OnlinePolicy[Any]:
-        """The policy."""
+        """The policy, told the study's prior where it knows one and was given none."""
+        if getattr(self.follows, "prior", ...) is None:
+            prior = dict(study.space.prior_mixture)
+            return replace(self.follows, prior=prior)  # type: ignore[type-var]
         return self.follows
 
     def ask(self, study: Study, rng: np.random.Generator) -> list[RunSpec]:
@@ -46,7 +54,15 @@ def ask(method: Adapting, study: Study, rng: np.random.Generator) -> list[RunSpe
     if any(spec.id not in done for spec in first):
         return first
     left = study.budget - sum(spec.proxy.tokens for spec in first)
-    return [*first, RunSpec(method.policy(study, rng), study.proxy.lasting(max(study.proxy.tokens, left)), study.seed)]
+    feed = limited(method.policy(study, rng), study.space)
+    return [*first, RunSpec(feed, study.proxy.lasting(max(study.proxy.tokens, left)), study.seed)]
+
+
+def limited(policy: OnlinePolicy[Any], space: MixtureSpace) -> OnlinePolicy[Any]:
+    """The policy within the epoch caps of the real run; itself where no cap can bind."""
+    cap_D = space.max_epochs * space.tokens_D / space.target_tokens
+    caps = {name: float(cap) for name, cap in zip(space.names, cap_D, strict=True) if cap < 1}
+    return Limited(policy, caps, space.max_epochs) if caps else policy
 
 
 def recommend(method: Adapting, study: Study, rng: np.random.Generator) -> Recommendation:
@@ -56,4 +72,26 @@ def recommend(method: Adapting, study: Study, rng: np.random.Generator) -> Recom
         raise RunFailed(
             f"run {run.spec.id}: {run.error.strip().splitlines()[-1]}. A lower proxies.learning_rate helps."
         )
-    return Recommendation(run.mixture, evidence={"how": "followed"}, policy=method.policy(study, rng))
+    mixture, schedule, notes = run.mixture, run.schedule, []
+    evidence: dict[str, Any] = {"how": "followed"}
+    if violations := study.space.violations(mixture):
+        mixture = study.space.nearest(mixture.array(study.space.names))
+        notes.append(
+            f"The mean of what the policy went through is not allowed ({'; '.join(violations)}); recommended is the "
+            "nearest mixture that is."
+        )
+    else:
+        evidence["schedule"] = schedule.plain()
+    evidence["proposer_notes"] = [told(schedule), *notes]
+    return Recommendation(mixture, evidence=evidence, policy=run.spec.feed)
+
+
+def told(schedule: Schedule) -> str:
+    """What the policy went through, in one sentence: the domains that it moved most."""
+    (_, first), (_, last) = schedule.phases[0], schedule.phases[-1]
+    moved = sorted(first, key=lambda name: (-abs(last[name] - first[name]), name))[:TOLD]
+    paths = ", ".join(f"{name} from {100 * first[name]:.1f} to {100 * last[name]:.1f} %" for name in moved)
+    count = len(schedule.phases)
+    if count == 1:
+        return "The policy never left its first mixture."
+    return f"The policy went through {count} phases (neighbours averaged): {paths}. The recommendation is their mean by tokens."

@@ -12,7 +12,7 @@ import numpy as np
 
 from mixopt.errors import DataError, InfeasibleSpace, JobError
 from mixopt.mixture import Mixture, Schedule
-from mixopt.policy import OnlinePolicy, Scheduled
+from mixopt.policy import Scheduled
 from mixopt.runs import RunSpec
 from mixopt.study import Recommendation, Study
 
@@ -48,7 +48,7 @@ class Planned:
         """Nothing."""
         return []
 
-    def policy(self, study: Study, rng: np.random.Generator) -> OnlinePolicy[Schedule]:
+    def policy(self, study: Study, rng: np.random.Generator) -> Scheduled:
         """The plan, phase by phase."""
         for _, mixture in self.schedule.phases:
             mixture.array(study.space.names)

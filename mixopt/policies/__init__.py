@@ -7,7 +7,12 @@ from typing import Any
 
 from mixopt.errors import DataError, did_you_mean
 from mixopt.mixture import Mixture, Schedule
-from mixopt.policy import Fixed, OnlinePolicy, Scheduled
+from mixopt.policies.ado import ADO
+from mixopt.policies.dynamixsft import DynamixSFT
+from mixopt.policies.limited import Limited
+from mixopt.policies.odm import ODM
+from mixopt.policies.regmixd import RegMixD
+from mixopt.policy import Fixed, OnlinePolicy, Scheduled, tuples
 
 
 def _fixed(body: Mapping[str, Any]) -> Fixed:
@@ -15,10 +20,22 @@ def _fixed(body: Mapping[str, Any]) -> Fixed:
 
 
 def _scheduled(body: Mapping[str, Any]) -> Scheduled:
-    return Scheduled(Schedule(tuple((start, Mixture(m)) for start, m in body["phases"])))
+    return Scheduled(Schedule.of(body["phases"]))
 
 
-POLICIES: dict[str, Callable[[Mapping[str, Any]], OnlinePolicy[Any]]] = {"fixed": _fixed, "scheduled": _scheduled}
+def _limited(body: Mapping[str, Any]) -> Limited:
+    return Limited(from_json(body["inner"]), body["caps"], body["max_epochs"], body["dry"])
+
+
+POLICIES: dict[str, Callable[[Mapping[str, Any]], OnlinePolicy[Any]]] = {
+    "ado": lambda body: ADO(**tuples(body)),
+    "dynamixsft": lambda body: DynamixSFT(**tuples(body)),
+    "fixed": _fixed,
+    "limited": _limited,
+    "odm": lambda body: ODM(**tuples(body)),
+    "regmixd": RegMixD.from_json,
+    "scheduled": _scheduled,
+}
 
 
 def from_json(body: Mapping[str, Any]) -> OnlinePolicy[Any]:

@@ -84,8 +84,8 @@ def smoothed(y_T: FloatArray) -> FloatArray:
     count = len(y_T)
     if count < WINDOW:
         return y_T
-    fit_WW = np.vander(np.arange(WINDOW), DEGREE + 1)
-    fit_WW = fit_WW @ np.linalg.pinv(fit_WW)  # a window's values to its polynomial's
+    powers = np.vander(np.arange(WINDOW), DEGREE + 1).astype(float)
+    fit_WW = powers @ np.linalg.pinv(powers)  # a window's values to its polynomial's
     first_T = np.clip(np.arange(count) - WINDOW // 2, 0, count - WINDOW)
     rows_TW = np.lib.stride_tricks.sliding_window_view(y_T, WINDOW)[first_T]
     return np.asarray((fit_WW[np.arange(count) - first_T] * rows_TW).sum(axis=1))

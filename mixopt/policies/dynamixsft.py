@@ -28,7 +28,7 @@ STEP = 1e-4  # part of a run that a look-ahead trains; the trainer takes a whole
 
 
 def proportions(Q_K: FloatArray, prior_K: FloatArray, beta: float, gamma: float) -> FloatArray:
-    """p [K]."""
+    """The proportions p [K]."""
     e_K = prior_K * np.exp(beta * (Q_K - Q_K.max()))
     return np.asarray((1 - gamma) * e_K / e_K.sum() + gamma / len(Q_K))
 
@@ -101,9 +101,7 @@ class DynamixSFT:
         Q_K = self.memory * np.array(state.value) + (1 - self.memory) * r_K
         p_K = proportions(Q_K, np.array(state.prior), self.beta, self.gamma)
         now = Mixture.from_array(state.names, p_K / p_K.sum())
-        return State(
-            state.names, state.prior, tuple(Q_K.tolist()), now, state.round + 1, feedback.seen, state.total
-        )
+        return State(state.names, state.prior, tuple(Q_K.tolist()), now, state.round + 1, feedback.seen, state.total)
 
     def load(self, body: Any) -> State:
         """The state that `plain` made this of."""

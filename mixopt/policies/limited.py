@@ -68,7 +68,9 @@ class Limited:
     def __post_init__(self) -> None:
         """Check the caps."""
         if any(not cap >= 0 for cap in self.caps.values()) or not self.max_epochs > 0:
-            raise JobError(f"limited: caps must be >= 0 and max_epochs above 0 (got {dict(self.caps)}, {self.max_epochs}).")
+            raise JobError(
+                f"limited: caps must be >= 0 and max_epochs above 0 (got {dict(self.caps)}, {self.max_epochs})."
+            )
 
     @property
     def needs(self) -> frozenset[Signal]:

@@ -35,7 +35,7 @@ def exploration(K: int, t: float) -> float:
 
 
 def proportions(R_K: FloatArray, t: float) -> FloatArray:
-    """pi [K] for turn t, after the rewards of all turns before."""
+    """Proportions [K] for turn t, after the rewards of all turns before."""
     K = len(R_K)
     z_K = exploration(K, t - 1) * R_K
     e_K = np.exp(z_K - z_K.max())

@@ -15,15 +15,13 @@ from mixopt.mixture import Mixture, Schedule, mean
 
 
 def annealing(first: Mixture, last: Mixture, phases: int, begin: float = 0.0) -> Schedule:
-    """`first` until `begin`, then from it to `last` in so many even phases, the last of which trains `last` itself."""
+    """From `first` to `last` in so many even phases, the last of which trains `last` itself; before `begin`, `first`."""
     if phases < 1 or not 0 <= begin < 1:
         raise JobError(f"annealing: needs at least 1 phase and a beginning in [0, 1) (got {phases}, {begin}).")
-    start = [(0.0, first)] if begin > 0 else []
-    count = phases if begin > 0 or phases == 1 else phases - 1  # steps from one mixture to the other
-    passed = [k / count for k in range(1 if begin > 0 or phases == 1 else 0, count + 1)]
-    mixtures = [first if x == 0 else last if x == 1 else mean([(1 - x, first), (x, last)]) for x in passed]
-    length = (1 - begin) / phases
-    return Schedule((*start, *((begin + k * length, m) for k, m in enumerate(mixtures))))
+    starts = [begin + k * (1 - begin) / phases for k in range(phases)]
+    starts = [0.0, *starts] if begin > 0 else starts
+    passed = [k / (len(starts) - 1) for k in range(len(starts))] if len(starts) > 1 else [1.0]
+    return Schedule(tuple((s, mean([(1 - x, first), (x, last)])) for s, x in zip(starts, passed, strict=True)))
 
 
 def two_stages(special: Mapping[str, float], general: Mapping[str, float], k: float) -> Schedule:

@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from mixopt.laws.transition import fit
 from mixopt.mixture import FloatArray, Mixture, Schedule, Segment, mean
 from mixopt.policies import POLICIES, from_json
+from mixopt.policies.ado import ADO
+from mixopt.policies.dynamixsft import DynamixSFT
+from mixopt.policies.limited import Limited
+from mixopt.policies.odm import ODM
+from mixopt.policies.regmixd import RegMixD, Transition
 from mixopt.policy import Feedback, Fixed, OnlinePolicy, Scheduled, plain
 from mixopt.runs import RunSpec
 from mixopt.study import Study
@@ -21,14 +27,32 @@ NAMES = ("a", "b", "c", "d")
 TOTAL = 20_000
 SKEW = Mixture({"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4})
 EVEN = Mixture(dict.fromkeys(NAMES, 0.25))
+EACH = dict.fromkeys(NAMES, 1.0)
+
+
+def transition() -> Transition:
+    """Learned from sixty static runs on the toy, four checkpoints each."""
+    toy, ends = Toy(NAMES), (0.25, 0.5, 0.75, 1.0)
+    X_RD = np.random.default_rng(0).dirichlet(np.ones(4), 60)
+    return fit(NAMES, NAMES, ends, X_RD, np.array([[toy.losses_D(end * p_D) for end in ends] for p_D in X_RD]))
+
+
+REGMIXD = RegMixD(transition(), dict(EVEN), EACH, dict(EVEN), dict.fromkeys(NAMES, 0.0), EACH)
 ROWS: dict[str, OnlinePolicy[Any]] = {
+    "ado": ADO(),
+    "dynamixsft": DynamixSFT(),
     "fixed": Fixed(SKEW),
+    "limited": Limited(Fixed(SKEW), {"d": 0.25, "c": 0.35}, max_epochs=4),
+    "odm": ODM(),
+    "regmixd": REGMIXD,
     "scheduled": Scheduled(Schedule(((0.0, SKEW), (0.3, EVEN), (0.9, SKEW)))),
 }
-STATIC = ("fixed", "scheduled")  # do as they are told
+STATIC = ("fixed", "limited", "scheduled")  # do as they are told
 NOT_NEARER: dict[
     str, str
-] = {}  # why a policy does not end nearer to the toy's optimum than uniform: as its docstring says
+] = {  # why a policy does not end nearer to the toy's optimum than uniform: as its docstring says
+    "odm": "it rewards high losses, and the toy's highest loss is the one that training lowers least",
+}
 
 
 @pytest.fixture(params=ROWS)
