@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mixopt.errors import SwarmError
 from mixopt.mixture import FloatArray
@@ -40,7 +39,7 @@ class Shape:
     ridge: float
 
     def learnt(self, L_RI: FloatArray) -> FloatArray:
-        """u [R, I]."""
+        """What was learnt: u [R, I]."""
         return np.asarray(((L_RI - self.floor) / self.size) ** -self.power)
 
 

@@ -34,13 +34,13 @@ TINY = 1e-300
 
 
 def preference(mu_D: FloatArray, h_D: FloatArray, slope_D: FloatArray, s: float) -> FloatArray:
-    """rho [D]; mu where no loss falls."""
+    """The mixture rho [D]; mu where no loss falls."""
     weight_D = mu_D * h_D**s * slope_D
     return weight_D / weight_D.sum() if weight_D.sum() > 0 else mu_D
 
 
 def blend(mean_D: FloatArray, rho_D: FloatArray, share: float) -> FloatArray:
-    """pi [D] before the minimum."""
+    """The mixture pi [D] before the minimum."""
     return (1 - share) * mean_D + share * rho_D
 
 
@@ -54,7 +54,7 @@ def lifted(pi_D: FloatArray, minimum: float) -> FloatArray:
 
 
 def slope(law: tuple[float, float, float], n: float) -> float:
-    """alpha (L - eps) / n, where the law (eps, beta, alpha) says that L is."""
+    """How fast the loss falls, alpha (L - eps) / n, where the law (eps, beta, alpha) says that L is."""
     _, beta, alpha = law
     return alpha * beta * n**-alpha / n
 
@@ -92,7 +92,7 @@ def smoothed(y_T: FloatArray) -> FloatArray:
 
 
 def _line(x_AT: FloatArray, y_T: FloatArray, w_AT: FloatArray, floor: float) -> tuple[FloatArray, FloatArray]:
-    """eps and beta [A] of y ~ eps + beta x by weighted least squares, eps between the floor and the lowest loss."""
+    """Both eps and beta [A] of y ~ eps + beta x by weighted least squares, eps between the floor and the lowest loss."""
     sum_A, x_A, y_A = w_AT.sum(axis=1), (w_AT * x_AT).sum(axis=1), (w_AT * y_T).sum(axis=1)
     xx_A, xy_A = (w_AT * x_AT**2).sum(axis=1), (w_AT * x_AT * y_T).sum(axis=1)
     eps_A = (xx_A * y_A - x_A * xy_A) / np.maximum(sum_A * xx_A - x_A**2, TINY)

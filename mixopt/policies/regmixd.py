@@ -54,7 +54,7 @@ class Transition:
     steps: tuple[tuple[tuple[float, ...], ...], ...]
 
     def learnt(self, L_M: FloatArray) -> FloatArray:
-        """u [M] of losses [M]."""
+        """What losses [M] say was learnt: u [M]."""
         return np.asarray(np.maximum((L_M - self.floor) / self.size, LEAST) ** -np.array(self.power))
 
     def losses(self, u_NM: FloatArray) -> FloatArray:
@@ -62,7 +62,7 @@ class Transition:
         return np.asarray(self.floor + np.array(self.size) * np.maximum(u_NM, LEAST) ** (-1 / np.array(self.power)))
 
     def next(self, i: int, p_ND: FloatArray, u_NM: FloatArray) -> FloatArray:
-        """u [N, M] after interval i on p, from that before it."""
+        """What was learnt [N, M] after interval i on p, from that before it."""
         step_MC = self._steps_MIC[:, i]
         return np.asarray(u_NM + step_MC[:, 0] + p_ND @ step_MC[:, 1:].T)
 

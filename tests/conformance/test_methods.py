@@ -9,12 +9,14 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from mixopt.errors import InfeasibleSpace, SwarmError
+from mixopt.errors import InfeasibleSpace, JobError, SwarmError
 from mixopt.laws import LAWS, LawName
 from mixopt.limits import Group, Trust
-from mixopt.methods import METHODS
+from mixopt.methods import METHODS, ONLINE, make
 from mixopt.methods.olmix import Olmix
 from mixopt.methods.regmix import RegMix
+from mixopt.methods.regmixd import RegMixDynamic
+from mixopt.mixture import Schedule
 from mixopt.progress import Silent
 from mixopt.runs import Objective
 from mixopt.search import Workshop
@@ -24,6 +26,7 @@ from mixopt.study import Method, Recommendation, Study
 from pipelines.local_executor import LocalExecutor
 from proxies.toy import Toy
 
+PHASES = ((0.0, {"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1}), (0.7, {"a": 0.3, "b": 0.2, "c": 0.1, "d": 0.4}))
 ROWS = {
     "regmix": RegMix(candidates=5000, keep=32),
     "regmix, linear": RegMix(law="linear", candidates=5000, keep=32),
@@ -32,8 +35,20 @@ ROWS = {
     "prior": METHODS["prior"](),
     "uniform": METHODS["uniform"](),
     "unimax": METHODS["unimax"](),
+    "schedule": METHODS["schedule"](PHASES),
+    "regmixd": RegMixDynamic(candidates=2000, keep=16),
+    "regmixd, online": RegMixDynamic(online=True, candidates=2000, keep=16),
+    **{name: make(name, {}) for name in ONLINE},
 }
-SEARCHING = [name for name in ROWS if name.partition(",")[0] in ("regmix", "olmix")]
+SEARCHING = [name for name in ROWS if name.partition(",")[0] in ("regmix", "olmix") or name == "regmixd"]
+WHOLE = ["regmixd, online", *ONLINE]  # one of their runs lasts as long as the budget lets it
+GIVEN = ("prior", "uniform", "schedule")  # they move to no other mixture where theirs is not allowed
+
+
+@pytest.fixture
+def toy_study(toy_study: Study) -> Study:
+    """With the checkpoints at which RegMix-D switches."""
+    return replace(toy_study, proxy=replace(toy_study.proxy, checkpoints=4))
 
 
 @pytest.fixture(params=ROWS)
@@ -50,12 +65,29 @@ def test_every_method_has_a_row() -> None:
     assert {name.partition(",")[0] for name in ROWS} == set(METHODS)
 
 
-def test_ask_is_deterministic_and_prefix_stable(method: Method, toy_study: Study) -> None:
+@pytest.mark.parametrize("name", ROWS)
+def test_ask_is_deterministic_and_prefix_stable(name: str, toy_study: Study) -> None:
+    """A run that lasts the whole budget is another run for a larger one: there is no prefix of it to keep."""
+
     def ids(count: int) -> list[str]:
-        return [s.id for s in method.ask(replace(toy_study, count=count), np.random.default_rng([0, 0]))]
+        return [s.id for s in ROWS[name].ask(replace(toy_study, count=count), np.random.default_rng([0, 0]))]
 
     assert ids(40) == ids(40)
-    assert ids(60)[: len(ids(40))] == ids(40)
+    if name in ONLINE:
+        assert ids(60) != ids(40)
+    else:
+        assert ids(60)[: len(ids(40))] == ids(40)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_method_that_follows_a_policy_trains_the_budget(
+    name: str, toy_study: Study, toy: Toy, tmp_path: Path
+) -> None:
+    done, found = conclude(toy_study, ROWS[name], toy, tmp_path)
+    assert sum(record.spec.proxy.tokens for record in done.swarm.records) == toy_study.budget
+    assert done.swarm.records[-1].spec.feed == found.policy
+    planned = Schedule.of(found.evidence["schedule"]).mean
+    assert planned.array(toy_study.space.names) == pytest.approx(found.mixture.array(toy_study.space.names), abs=1e-9)
 
 
 def test_a_resumed_search_gives_the_same_answer(method: Method, toy_study: Study, toy: Toy, tmp_path: Path) -> None:
@@ -68,9 +100,10 @@ def test_a_resumed_search_gives_the_same_answer(method: Method, toy_study: Study
 def test_the_recommendation_is_allowed_or_refused(method: Method, toy_study: Study, toy: Toy, tmp_path: Path) -> None:
     tight = MixtureSpace(toy_study.space.domains, 1000, max_epochs=1.3, lower={"d": 0.05}, upper={"a": 0.5})
     study = replace(toy_study, space=tight)
-    if method == METHODS["uniform"]():
+    if method in (METHODS["uniform"](), METHODS["schedule"](PHASES)):
         with pytest.raises(
-            InfeasibleSpace, match=r"the uniform mixture is not allowed here: d: 2\.5 epochs .* Use unimax"
+            InfeasibleSpace,
+            match=r"not allowed here: .*(d: 2\.5 epochs .* Use unimax|d: 1\.9 epochs .* Change its phases)",
         ):
             conclude(study, method, toy, tmp_path)
         return
@@ -139,8 +172,11 @@ def test_groups_and_trust_regions_hold_or_are_refused(name: str, toy_study: Stud
     try:
         _, found = conclude(replace(toy_study, space=space), ROWS[name], toy, tmp_path)
     except InfeasibleSpace as e:
-        assert name in ("prior", "uniform")
+        assert name in GIVEN
         assert "group cd" in str(e)
+    except JobError as e:
+        assert name == "regmixd, online"
+        assert "no groups or trust region. Use online: false" in str(e)
     else:
         assert space.violations(found.mixture) == []
 
