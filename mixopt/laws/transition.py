@@ -47,12 +47,7 @@ def fit(
     names: Sequence[str], metrics: Sequence[str], ends: Sequence[float], X_RD: FloatArray, L_RIM: FloatArray
 ) -> Transition:
     """Learn from mixtures [R, D] and the losses [R, I, M] at the end of each interval. Raises SwarmError for too few."""
-    runs, domains = X_RD.shape
-    if runs < (needed := min_runs(domains)):
-        raise SwarmError(
-            f"regmixd: {runs} good runs are too few for {domains} domains (needs at least {needed}). "
-            "More runs (proxies.count) would do."
-        )
+    refuse_too_few(*X_RD.shape)
     return _fit(names, metrics, ends, (X_RD, L_RIM), [_shape(X_RD, L_RI) for L_RI in L_RIM.transpose(2, 0, 1)])
 
 
@@ -70,9 +65,13 @@ def out_of_fold(law: Transition, X_RD: FloatArray, L_RIM: FloatArray) -> FloatAr
     return P_RM
 
 
-def min_runs(domains: int) -> int:
-    """As many runs as domains, at least eight: the ridge answers for the rest."""
-    return max(FEWEST, domains)
+def refuse_too_few(runs: int, domains: int) -> None:
+    """Raise SwarmError for fewer runs than domains, or than eight: the ridge answers for the rest."""
+    if runs < (needed := max(FEWEST, domains)):
+        raise SwarmError(
+            f"regmixd: {runs} good runs are too few for {domains} domains (needs at least {needed}). "
+            "More runs (proxies.count) would do."
+        )
 
 
 def _fit(

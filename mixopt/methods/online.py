@@ -87,11 +87,10 @@ def recommend(method: Adapting, study: Study, rng: np.random.Generator) -> Recom
 
 
 def told(schedule: Schedule) -> str:
-    """What the policy went through, in one sentence: the domains that it moved most."""
+    """A schedule in one sentence: the domains that it moves most."""
     (_, first), (_, last) = schedule.phases[0], schedule.phases[-1]
     moved = sorted(first, key=lambda name: (-abs(last[name] - first[name]), name))[:TOLD]
     paths = ", ".join(f"{name} from {100 * first[name]:.1f} to {100 * last[name]:.1f} %" for name in moved)
-    count = len(schedule.phases)
-    if count == 1:
-        return "The policy never left its first mixture."
-    return f"The policy went through {count} phases (neighbours averaged): {paths}. The recommendation is their mean by tokens."
+    if len(schedule.phases) == 1:
+        return "The schedule has one phase: its mixture never changed."
+    return f"The schedule has {len(schedule.phases)} phases: {paths}. The recommendation is their mean by tokens."

@@ -24,7 +24,7 @@ import numpy as np
 from mixopt import quality
 from mixopt.designs import mixtures
 from mixopt.errors import JobError
-from mixopt.laws.transition import fit, min_runs, out_of_fold
+from mixopt.laws.transition import fit, out_of_fold, refuse_too_few
 from mixopt.limits import Trust
 from mixopt.methods import online as following
 from mixopt.mixture import FloatArray, Mixture, Schedule
@@ -94,12 +94,19 @@ class RegMixDynamic:
         fit = {"law": "transition", "runs": len(Y_RM)} | quality.describe(Y_RM, P_RM, objective)
         fit["own_proportion"] = quality.own_proportion(seen.X_RD, Y_RM, study.space.names, objective.metrics)
         fit["out_of_fold"] = points(Y_RM, P_RM, objective)
+        evidence = {
+            "how": "simulation",
+            "law": "transition",
+            "fit": fit,
+            "schedule": plan.plain(),
+            "not_measured": UNSURE,
+        }
         return Recommendation(
             plan.mean,
-            {"objective": value, **metrics},
-            (value - half, value + half) if half is not None else None,
-            {"how": "simulation", "law": "transition", "fit": fit, "schedule": plan.plain(), "not_measured": UNSURE},
-            Scheduled(plan),
+            predicted={"objective": value, **metrics},
+            interval=(value - half, value + half) if half is not None else None,
+            evidence=evidence | {"proposer_notes": [following.told(plan)]},
+            policy=Scheduled(plan),
         )
 
     def _plan(self, study: Study, seen: Seen, rng: np.random.Generator) -> tuple[Schedule, FloatArray]:
@@ -130,17 +137,18 @@ class Seen:
     @classmethod
     def of(cls, study: Study) -> Seen:
         """Read the swarm, fit the transition. Raises SwarmError for runs it cannot use."""
-        names, metrics = study.space.names, study.objective.metrics
-        good = [r for r in study.swarm.good.records if isinstance(r.spec.feed, Fixed) and r.spec.proxy == study.proxy]
+        names, metrics, swarm = study.space.names, study.objective.metrics, study.swarm.good.records
+        static = [r for r in swarm if isinstance(r.spec.feed, Fixed) and r.spec.proxy == study.proxy]
+        most = max((len(r.trajectory) for r in static), default=0)
+        good = [r for r in static if len(r.trajectory) == most]
+        refuse_too_few(len(good), len(names))
+        Swarm(tuple(good)).metrics_RM(metrics)  # raises SwarmError for a metric that is not there
         domains = [metric.partition("/")[2] for metric in metrics]
-        X_RD = Swarm(tuple(good)).mixtures_RD(names)
-        Swarm(tuple(good)).metrics_RM(metrics)
-        if len(good) < min_runs(len(names)):
-            fit(names, domains, (), X_RD, np.zeros((len(good), 1, 0)))
         keys = [f"loss/{name}" if f"loss/{name}" in good[0].metrics else f"bpb/{name}" for name in domains]
         units_M = np.array([good[0].metrics[m] / good[0].metrics[key] for m, key in zip(metrics, keys, strict=True)])
         L_RIM = np.array([[[measured[key] for key in keys] for _, measured in r.trajectory] for r in good])
         ends = [tokens / study.proxy.tokens for tokens, _ in good[0].trajectory]
+        X_RD = Swarm(tuple(good)).mixtures_RD(names)
         law = fit(names, domains, [*ends[:-1], 1.0], X_RD, L_RIM)
         return cls(law, X_RD, L_RIM, units_M, study.objective.weights_M * units_M)
 

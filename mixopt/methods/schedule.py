@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixopt.errors import DataError, InfeasibleSpace, JobError
+from mixopt.methods.online import told
 from mixopt.mixture import Mixture, Schedule
 from mixopt.policy import Scheduled
 from mixopt.runs import RunSpec
@@ -66,4 +67,5 @@ class Planned:
             raise InfeasibleSpace(
                 f"the schedule is not allowed here: over the whole run {'; '.join(violations)}. Change its phases or the bounds."
             )
-        return Recommendation(mixture, evidence={"how": "given", "schedule": self.schedule.plain()}, policy=policy)
+        evidence = {"how": "given", "schedule": self.schedule.plain(), "proposer_notes": [told(self.schedule)]}
+        return Recommendation(mixture, evidence=evidence, policy=policy)
