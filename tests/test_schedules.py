@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixopt.errors import JobError
+from mixopt.handoff import load
 from mixopt.job import parse
 from mixopt.methods.schedule import Planned
 from mixopt.mixture import Mixture, Schedule, Segment, condensed, mean
@@ -116,6 +119,35 @@ def test_the_start_of_a_policy_has_the_jobs_domains() -> None:
     body = job([]) | {"method": {"name": "ado", "prior": {"web": 0.5, "cod": 0.5}}}
     with pytest.raises(JobError, match=r"method\.prior: unknown domain 'cod'; did you mean 'code'"):
         parse(body, "job")
+
+
+JOB = """
+name: planned
+store: {root}/store
+data: {{domains: {{code: {{path: "{texts}/code/*.txt"}}, law: {{path: "{texts}/law/*.txt"}}, web: {{path: "{texts}/web/*.txt"}}}}, tokenizer: bytes}}
+target: {{tokens: 100_000, max_epochs: 4}}
+proxies: {{size: 10k, tokens: 20_000}}
+method: {{name: schedule, phases: [[0.0, {{code: 0.4, law: 0.2, web: 0.4}}], [0.75, {{code: 0.4, law: 0.4, web: 0.2}}]]}}
+validate: {{seeds: 0}}
+tracking: none
+"""
+
+
+def test_a_planned_schedule_is_searched_written_and_exported(
+    mixopt: Callable[..., tuple[int, dict[str, Any], str]], texts: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "planned.yaml").write_text(JOB.format(root=tmp_path, texts=texts))
+    code, found, said = mixopt("search", tmp_path / "planned.yaml", "--out", tmp_path / "run")
+    assert code == 0, said
+    assert found["recommendation"] == pytest.approx({"code": 0.4, "law": 0.25, "web": 0.35})
+    assert "The schedule has 2 phases: law from 20.0 to 40.0 %" in (tmp_path / "run" / "report.md").read_text()
+    plan = load(tmp_path / "run" / "mixture.json")
+    assert [start for start, _ in plan.schedule] == [0, 75_000]
+    assert len(plan.phases) == 1
+    code, found, said = mixopt("export", tmp_path / "run", "--to", "hf-datasets")
+    assert code == 0
+    assert found["notes"][0].startswith("The search followed a schedule of 2 phases")
+    assert "exported is its mean by tokens" in " ".join(said.split())
 
 
 def test_shares_of_a_random_walk_are_kept() -> None:

@@ -25,12 +25,10 @@ from mixopt.errors import JobError
 from mixopt.mixture import FloatArray, Mixture, Segment
 from mixopt.policy import Feedback, Signal, Train, beginning, knobs, tuples
 
-STEEPEST, GRID = 0.8, 40  # largest exponent, and how many are tried at a time
-DELTA = 1e-3  # of Huber's loss, in nats of log loss
-REWEIGHTINGS = 8
+STEEPEST, GRID = 0.8, 20  # largest exponent, and how many are tried at a time
+DELTA, REWEIGHTINGS = 1e-3, 8  # of Huber's loss, in nats of log loss
 FIRST = 5  # losses of a domain before its law is fitted
 WINDOW, DEGREE = 7, 3  # of the smoothing, in rounds
-TINY = 1e-300
 
 
 def preference(mu_D: FloatArray, h_D: FloatArray, slope_D: FloatArray, s: float) -> FloatArray:
@@ -53,30 +51,39 @@ def lifted(pi_D: FloatArray, minimum: float) -> FloatArray:
     return pi_D
 
 
-def slope(law: tuple[float, float, float], n: float) -> float:
-    """How fast the loss falls, alpha (L - eps) / n, where the law (eps, beta, alpha) says that L is."""
-    _, beta, alpha = law
-    return alpha * beta * n**-alpha / n
+def slope(law_D3: FloatArray, n: float) -> FloatArray:
+    """How fast losses fall [D], alpha (L - eps) / n, where the laws (eps, beta, alpha) say what L is."""
+    _, beta_D, alpha_D = law_D3.T
+    return np.asarray(alpha_D * beta_D * n**-alpha_D / n)
 
 
-def fit(points_T2: FloatArray, floor: float) -> tuple[float, float, float]:
-    """(eps, beta, alpha) with the smallest Huber loss of the log losses, over rows (n, loss).
+def fit(points: Sequence[FloatArray], floor: float) -> FloatArray:
+    """Laws (eps, beta, alpha) [D, 3] with the smallest Huber loss of the log losses, of each domain's rows (n, loss) [T, 2].
 
     For each alpha of a grid, and then of a finer one, eps and beta follow from reweighted least squares.
     """
-    n_T, y_T = points_T2[:, 0], smoothed(points_T2[:, 1])
-    alphas_A, found = np.linspace(STEEPEST / GRID, STEEPEST, GRID), (0.0, 0.0, 0.0)
+    T = max(map(len, points))  # shorter histories are filled up with rows that count nothing
+    n_D1T, y_D1T, there_D1T = np.ones((len(points), 1, T)), np.ones((len(points), 1, T)), np.zeros((len(points), 1, T))
+    for j, rows_T2 in enumerate(points):
+        at = (j, 0, slice(len(rows_T2)))
+        n_D1T[at], y_D1T[at], there_D1T[at] = rows_T2[:, 0], smoothed(rows_T2[:, 1]), 1.0
+    low_D1 = np.where(there_D1T > 0, y_D1T, np.inf).min(axis=2)
+    alpha_DA, each_D = np.tile(np.linspace(STEEPEST / GRID, STEEPEST, GRID), (len(points), 1)), np.arange(len(points))
     for _ in range(2):
-        x_AT, weight_AT = n_T ** -alphas_A[:, None], np.ones((GRID, len(n_T)))
+        x_DAT, w_DAT = n_D1T ** -alpha_DA[:, :, None], np.broadcast_to(there_D1T, (len(points), GRID, T))
         for _ in range(REWEIGHTINGS):
-            eps_A, beta_A = _line(x_AT, y_T, weight_AT / y_T**2, floor)
-            r_AT = np.abs(np.log((eps_A[:, None] + beta_A[:, None] * x_AT) / y_T))
-            weight_AT = DELTA / np.maximum(r_AT, DELTA)
-        best = int(np.where(r_AT < DELTA, r_AT**2 / 2, DELTA * (r_AT - DELTA / 2)).sum(axis=1).argmin())
-        found = float(eps_A[best]), float(beta_A[best]), float(alphas_A[best])
-        step = alphas_A[1] - alphas_A[0]
-        alphas_A = np.linspace(max(step / GRID, found[2] - step), min(STEEPEST, found[2] + step), GRID)
-    return found
+            eps_DA, beta_DA = _line(x_DAT, y_D1T, w_DAT / y_D1T**2, (floor * low_D1, low_D1))
+            r_DAT = np.abs(np.log((eps_DA[:, :, None] + beta_DA[:, :, None] * x_DAT) / y_D1T))
+            w_DAT = there_D1T * DELTA / np.maximum(r_DAT, DELTA)
+        huber_DA = (there_D1T * np.where(r_DAT < DELTA, r_DAT**2 / 2, DELTA * (r_DAT - DELTA / 2))).sum(axis=2)
+        best = (each_D, huber_DA.argmin(axis=1))
+        law_D3, step_D = (
+            np.stack([eps_DA[best], beta_DA[best], alpha_DA[best]], axis=1),
+            alpha_DA[:, 1] - alpha_DA[:, 0],
+        )
+        ends = np.maximum(step_D / GRID, law_D3[:, 2] - step_D), np.minimum(STEEPEST, law_D3[:, 2] + step_D)
+        alpha_DA = np.linspace(*ends, GRID, axis=1)
+    return law_D3
 
 
 def smoothed(y_T: FloatArray) -> FloatArray:
@@ -84,20 +91,22 @@ def smoothed(y_T: FloatArray) -> FloatArray:
     count = len(y_T)
     if count < WINDOW:
         return y_T
-    powers = np.vander(np.arange(WINDOW), DEGREE + 1).astype(float)
-    fit_WW = powers @ np.linalg.pinv(powers)  # a window's values to its polynomial's
+    powers = np.vander(np.linspace(-1, 1, WINDOW), DEGREE + 1)
+    fit_WW = powers @ np.linalg.solve(powers.T @ powers, powers.T)  # a window's values to its polynomial's
     first_T = np.clip(np.arange(count) - WINDOW // 2, 0, count - WINDOW)
     rows_TW = np.lib.stride_tricks.sliding_window_view(y_T, WINDOW)[first_T]
     return np.asarray((fit_WW[np.arange(count) - first_T] * rows_TW).sum(axis=1))
 
 
-def _line(x_AT: FloatArray, y_T: FloatArray, w_AT: FloatArray, floor: float) -> tuple[FloatArray, FloatArray]:
-    """Both eps and beta [A] of y ~ eps + beta x by weighted least squares, eps between the floor and the lowest loss."""
-    sum_A, x_A, y_A = w_AT.sum(axis=1), (w_AT * x_AT).sum(axis=1), (w_AT * y_T).sum(axis=1)
-    xx_A, xy_A = (w_AT * x_AT**2).sum(axis=1), (w_AT * x_AT * y_T).sum(axis=1)
-    eps_A = (xx_A * y_A - x_A * xy_A) / np.maximum(sum_A * xx_A - x_A**2, TINY)
-    eps_A = np.clip(eps_A, floor * y_T.min(), y_T.min())
-    return eps_A, np.maximum(xy_A - eps_A * x_A, 0) / xx_A
+def _line(
+    x_DAT: FloatArray, y_D1T: FloatArray, w_DAT: FloatArray, within: tuple[FloatArray, FloatArray]
+) -> tuple[FloatArray, FloatArray]:
+    """Both eps and beta [D, A] of y ~ eps + beta x by weighted least squares, eps within bounds [D, 1]."""
+    wx_DAT = w_DAT * x_DAT
+    sum_DA, x_DA, xx_DA = w_DAT.sum(axis=2), wx_DAT.sum(axis=2), (wx_DAT * x_DAT).sum(axis=2)
+    y_DA, xy_DA = (w_DAT * y_D1T).sum(axis=2), (wx_DAT * y_D1T).sum(axis=2)
+    eps_DA = np.clip((xx_DA * y_DA - x_DA * xy_DA) / np.maximum(sum_DA * xx_DA - x_DA**2, 1e-300), *within)
+    return eps_DA, np.maximum(xy_DA - eps_DA * x_DA, 0) / xx_DA
 
 
 @dataclass(frozen=True)
@@ -169,7 +178,7 @@ class ADO:
         h_D = self.memory * np.array(state.recent) + (1 - self.memory) * state.now.array(state.names)
         rho_D, n = mu_D, feedback.seen / state.total
         if all(len(past) >= FIRST for past in losses):
-            slope_D = np.array([slope(fit(np.array(past), self.floor), n) for past in losses])
+            slope_D = slope(fit([np.array(past) for past in losses], self.floor), n)
             rho_D = preference(mu_D, h_D, slope_D, self.s)
         pi_D = lifted(blend(mean_D, rho_D, self.share), self.minimum)
         return replace(
