@@ -1,6 +1,8 @@
 """A policy as a method: one run of the whole search budget, fed by the policy, whose answer is what it went through.
 
 The policy itself is the better answer for a backend that can follow it; the mixture is for all others.
+
+Source: ours; each policy names its own.
 """
 
 from __future__ import annotations
