@@ -55,11 +55,15 @@ class PlannedDomain:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the real run shall read: `phases` are (start token, mixture) pairs, the first at 0."""
+    """What the real run shall read: `phases` are (start token, mixture) pairs, the first at 0.
+
+    `schedule` is what an online policy went through on its way to this mixture, phases alike: for a run that can follow it.
+    """
 
     target_tokens: int
     domains: tuple[PlannedDomain, ...]
     phases: tuple[tuple[int, Mixture], ...]
+    schedule: tuple[tuple[int, Mixture], ...] = ()
     tokenizer: Mapping[str, Any] | None = None
     prediction: Mapping[str, Any] | None = None
     provenance: Mapping[str, Any] | None = None
@@ -112,18 +116,23 @@ def document(
     manifest: Manifest | None,
     prediction: Mapping[str, Any] | None,
     provenance: Mapping[str, Any] | None,
+    schedule: Schedule | None = None,
 ) -> dict[str, Any]:
     """The content of `mixture.json`. Floats are kept to the last bit.
 
-    `prediction` holds "objective" and its "interval"; `provenance` whatever finds the job again.
+    `schedule` has the answer as its mean; `prediction` holds "objective" and its "interval"; `provenance` whatever finds the job again.
     Raises DataError if the answer and the manifest do not have the space's domains.
     """
-    phases = answer.phases if isinstance(answer, Schedule) else ((0.0, answer),)
     target = space.target_tokens
+
+    def planned(phases: Sequence[tuple[float, Mixture]]) -> tuple[tuple[int, Mixture], ...]:
+        return tuple((round(s * target), Mixture.from_array(space.names, m.array(space.names))) for s, m in phases)
+
     plan = Plan(
         target_tokens=target,
         domains=tuple(_planned(manifest[d.name] if manifest else d, d.tokens, manifest) for d in space.domains),
-        phases=tuple((round(s * target), Mixture.from_array(space.names, m.array(space.names))) for s, m in phases),
+        phases=planned(answer.phases if isinstance(answer, Schedule) else ((0.0, answer),)),
+        schedule=planned(schedule.phases) if schedule else (),
         tokenizer=_tokenizer(manifest) if manifest else None,
     )
     body = {
@@ -136,10 +145,11 @@ def document(
             {"name": d.name, "weight": plan.mixture[d.name], **_entry(d), "epochs": plan.epochs[d.name]}
             for d in plan.domains
         ],
-        "phases": [{"start_token": start, "weights": dict(mixture)} for start, mixture in plan.phases],
+        "phases": _said(plan.phases),
         "prediction": prediction,
         "provenance": provenance,
     }
+    body |= {"schedule": _said(plan.schedule)} if plan.schedule else {}
     parse(body)
     return body
 
@@ -180,24 +190,27 @@ def parse(body: Mapping[str, Any]) -> Plan:
     where = "mixture document"
     if body.get("schema") != SCHEMA:
         raise DataError(f"{where}: unknown schema {body.get('schema')!r} (known: {SCHEMA!r}).")
-    optional = ("mixture_id", "tokenizer", "prediction", "provenance")
+    optional = ("mixture_id", "tokenizer", "prediction", "provenance", "schedule")
     _check_keys(body, ("schema", "unit", "target_tokens", "domains", "phases"), optional, where)
     if body["unit"] != "tokens":
         raise DataError(f"{where}: unit must be 'tokens' (got {body['unit']!r}). Convert document shares first.")
-    for key in optional[1:]:
+    for key in optional[1:4]:
         if not isinstance(body.get(key), (Mapping, type(None))):
             raise DataError(f"{where}: {key} must be an object or null (got {body[key]!r}).")
     domains, weights = _domains(_items(body["domains"], "domains"))
+    names = [domain.name for domain in domains]
     plan = Plan(
         target_tokens=_count(body["target_tokens"], "target_tokens"),
         domains=domains,
-        phases=_phases(_items(body["phases"], "phases"), [domain.name for domain in domains]),
+        phases=_phases(body["phases"], names, "phases"),
+        schedule=_phases(body["schedule"], names, "schedule") if body.get("schedule") else (),
         tokenizer=body.get("tokenizer"),
         prediction=body.get("prediction"),
         provenance=body.get("provenance"),
     )
-    if plan.phases[-1][0] >= plan.target_tokens:
-        raise DataError(f"phases: the last starts at {plan.phases[-1][0]:,}, after target_tokens.")
+    for key, phases in (("phases", plan.phases), ("schedule", plan.schedule)):
+        if phases and phases[-1][0] >= plan.target_tokens:
+            raise DataError(f"{key}: the last starts at {phases[-1][0]:,}, after target_tokens.")
     for name, weight in weights.items():
         if abs(weight - plan.mixture[name]) > AGREEMENT:
             raise DataError(
@@ -272,16 +285,21 @@ def _sources(body: Mapping[str, Any], where: str) -> Sources:
     )
 
 
-def _phases(items: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[tuple[int, Mixture], ...]:
+def _said(phases: Sequence[tuple[int, Mixture]]) -> list[dict[str, Any]]:
+    return [{"start_token": start, "weights": dict(mixture)} for start, mixture in phases]
+
+
+def _phases(body: Any, names: Sequence[str], key: str) -> tuple[tuple[int, Mixture], ...]:
     phases = []
-    for k, item in enumerate(items):
-        _check_keys(item, ("start_token", "weights"), (), f"phases[{k}]")
-        mixture = _mixture(item["weights"], f"phases[{k}]")
+    for k, item in enumerate(_items(body, key)):
+        where = f"{key}[{k}]"
+        _check_keys(item, ("start_token", "weights"), (), where)
+        mixture = _mixture(item["weights"], where)
         mixture.array(names)
-        phases.append((_count(item["start_token"], f"phases[{k}].start_token", least=0), mixture))
+        phases.append((_count(item["start_token"], f"{where}.start_token", least=0), mixture))
     starts = [start for start, _ in phases]
     if starts[0] != 0 or starts != sorted(set(starts)):
-        raise DataError(f"phases: must start at token 0 and increase (got {starts}).")
+        raise DataError(f"{key}: must start at token 0 and increase (got {starts}).")
     return tuple(phases)
 
 

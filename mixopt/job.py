@@ -221,6 +221,7 @@ def unknown_domains(job: Job, names: Sequence[str]) -> Iterator[str]:
         for name in given:
             if name not in names:
                 yield f"{path}: unknown domain {name!r}; {did_you_mean(name, names)}"
+    yield from _unknown_in_method(job.method, names)
     missing = [name for name in names if target.prior is not None and name not in target.prior]
     if missing:
         yield f"target.prior: no proportion for {', '.join(missing)}; 0 is allowed."
@@ -235,6 +236,21 @@ def unknown_domains(job: Job, names: Sequence[str]) -> Iterator[str]:
             yield f"objective.weights: {name!r} is not among objective.domains."
 
 
+def _unknown_in_method(method: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
+    """A sentence for each mixture among a method's knobs, phases of a schedule included, that has other domains."""
+    phases = method.get("phases")
+    mixtures = {f"method.{knob}": method.get(knob) for knob in ("start", "prior")}
+    if isinstance(phases, list | tuple) and all(
+        isinstance(phase, list | tuple) and len(phase) == 2 for phase in phases
+    ):
+        mixtures |= {f"method.phases[{k}]": phase[1] for k, phase in enumerate(phases)}
+    for path, given in mixtures.items():
+        if isinstance(given, Mapping):
+            yield from (f"{path}: unknown domain {n!r}; {did_you_mean(str(n), names)}" for n in given if n not in names)
+            if missing := [name for name in names if name not in given]:
+                yield f"{path}: no proportion for {', '.join(missing)}; 0 is allowed."
+
+
 def _method_problems(body: Mapping[str, Any]) -> Iterator[str]:
     name = body.get("name")
     if name not in METHODS:
@@ -247,6 +263,8 @@ def _method_problems(body: Mapping[str, Any]) -> Iterator[str]:
             yield _sentence(
                 {**error, "loc": ("method", *error["loc"])}, known=[field.name for field in fields(METHODS[name])]
             )
+    except JobError as e:  # what the method itself says of its knobs
+        yield from str(e).splitlines()
 
 
 def _method_type(name: str) -> TypeAdapter[Any]:

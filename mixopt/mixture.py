@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from mixopt.errors import DataError, did_you_mean
 FloatArray = NDArray[np.float64]
 SMALLEST = 1e-12
 SUM_TOLERANCE = 1e-6
+PHASES = 8  # of a plan that a run's trace is condensed to
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,15 @@ class Schedule:
         if not starts or starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= 1:
             raise DataError(f"schedule: phases must start at 0 and increase below 1 (got {starts}).")
 
+    def plain(self) -> list[list[Any]]:
+        """Plain data, as job files and results have it: [[start, {domain: proportion}], ...]."""
+        return [[start, dict(mixture)] for start, mixture in self.phases]
+
+    @classmethod
+    def of(cls, body: Sequence[Sequence[Any]]) -> Schedule:
+        """The plan that `plain` described."""
+        return cls(tuple((float(start), Mixture(mixture)) for start, mixture in body))
+
     @property
     def mean(self) -> Mixture:
         """The token-weighted mean mixture over the whole plan."""
@@ -127,6 +139,32 @@ def mean(parts: Sequence[tuple[float, Mixture]]) -> Mixture:
     if len(parts) == 1:
         return parts[0][1]
     return Mixture.normalised({name: math.fsum(w * m[name] for w, m in parts) for name in parts[0][1]})
+
+
+def condensed(trace: Sequence[Segment], phases: int = PHASES) -> Schedule:
+    """A run's trace as a plan of at most so many phases, with the trace's mean.
+
+    Equal neighbours become one phase, then those two whose merger moves the fewest tokens from one domain to another.
+    """
+    parts: list[tuple[float, Mixture]] = []
+    for segment in trace:
+        if parts and parts[-1][1] == segment.mixture:
+            parts[-1] = (parts[-1][0] + segment.tokens, segment.mixture)
+        elif segment.tokens:
+            parts.append((segment.tokens, segment.mixture))
+    while len(parts) > max(1, phases):
+        moved = [_moved(one, other) for one, other in pairwise(parts)]
+        k = moved.index(min(moved))
+        pair = parts[k : k + 2]
+        parts[k : k + 2] = [(pair[0][0] + pair[1][0], mean(pair))]
+    starts = [0.0, *accumulate(tokens for tokens, _ in parts)]
+    return Schedule(tuple((start / starts[-1], m) for start, (_, m) in zip(starts, parts, strict=False)))
+
+
+def _moved(one: tuple[float, Mixture], other: tuple[float, Mixture]) -> float:
+    """Tokens that change their domain when two neighbours become their mean."""
+    (n, p), (m, q) = one, other
+    return n * m / (n + m) * math.fsum(abs(p[name] - q[name]) for name in p)
 
 
 def divergences(w_ND: FloatArray, q_D: FloatArray) -> FloatArray:

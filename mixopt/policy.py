@@ -241,4 +241,4 @@ class Scheduled:
 
     def to_json(self) -> dict[str, Any]:
         """`{"policy": "scheduled", "phases": [[start, {...}], ...]}`."""
-        return {"policy": "scheduled", "phases": [[start, dict(m)] for start, m in self.schedule.phases]}
+        return {"policy": "scheduled", "phases": self.schedule.plain()}

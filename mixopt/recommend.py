@@ -37,7 +37,7 @@ def recommend(
         half = quality.interval(Y_RM, P_RM, objective)
         evidence["fit"] = {"law": evidence["law"], "runs": len(X_RD)} | quality.describe(Y_RM, P_RM, objective)
         evidence["fit"]["own_proportion"] = quality.own_proportion(X_RD, Y_RM, names, objective.metrics)
-        evidence["fit"]["out_of_fold"] = _points(Y_RM, P_RM, objective)
+        evidence["fit"]["out_of_fold"] = points(Y_RM, P_RM, objective)
     return Recommendation(
         Mixture.from_array(names, found.p_D),
         predicted={"objective": value, **metrics},
@@ -79,7 +79,7 @@ def with_uncertainty(
     return replace(best, evidence={**best.evidence, "uncertainty": found | uncertainty.measure(answer, rng)})
 
 
-def _points(Y_RM: FloatArray, P_RM: FloatArray, objective: Objective) -> dict[str, Any]:
+def points(Y_RM: FloatArray, P_RM: FloatArray, objective: Objective) -> dict[str, Any]:
     """Observed and predicted values for the report's pictures."""
     weights_M = objective.weights_M
     return {

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mixopt.errors import JobError, SwarmError, did_you_mean
-from mixopt.mixture import FloatArray, Mixture, Segment, mean
+from mixopt.mixture import FloatArray, Mixture, Schedule, Segment, condensed, mean
 from mixopt.policies import from_json
 from mixopt.policy import OnlinePolicy
 
@@ -129,6 +129,11 @@ class RunRecord:
     def mixture(self) -> Mixture:
         """The token-weighted mean of the trace: for a static feed, its mixture to the last bit."""
         return mean([(segment.tokens, segment.mixture) for segment in self.trace])
+
+    @property
+    def schedule(self) -> Schedule:
+        """The trace as a plan of a few phases with the same mean."""
+        return condensed(self.trace)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, enough to make the record again; floats survive to the last bit."""

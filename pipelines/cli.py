@@ -136,7 +136,7 @@ def export(
     folder = out if out is not None else run_dir / "export"
     made = export_all(load(run_dir / "mixture.json"), backends, folder, cast(Tail, tail), sequence)
     files = {name: [str(path) for path in paths] for name, paths in made["files"].items()}
-    found = {"files": files, "max_deviation": made["max_deviation"]}
+    found = {"files": files, "max_deviation": made["max_deviation"], "notes": made["notes"]}
     Terminal(to_stderr=as_json).exports(found)
     end(found, as_json)
 

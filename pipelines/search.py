@@ -20,7 +20,7 @@ from mixopt.domains import Manifest
 from mixopt.errors import JobError, RunFailed
 from mixopt.files import write_atomically
 from mixopt.job import Job
-from mixopt.mixture import Mixture
+from mixopt.mixture import Mixture, Schedule
 from mixopt.progress import Progress
 from mixopt.runs import RunRecord, Swarm
 from mixopt.search import Workshop
@@ -137,6 +137,7 @@ def conclude(
         "predicted": results.predicted(answer),
         "uncertainty": answer.evidence.get("uncertainty"),
         "fit": answer.evidence.get("fit"),
+        "schedule": answer.evidence.get("schedule"),
         "proposal": {key: answer.evidence.get(key) for key in ("how", "floors", "cap_prices")},
         "validation": None,
         "trajectories": [],
@@ -176,7 +177,8 @@ def write(study: Study, manifest: Manifest, document: dict[str, Any], out: Path)
     write_atomically(out / "results.json", json.dumps(document, indent=1, allow_nan=False))
     mixture = Mixture({row["name"]: row["recommended"] for row in document["domains"]})
     prediction = document["predicted"] | {"gain_over_prior": (document["validation"] or {}).get("gain_over_prior")}
-    answer = handoff.document(study.space, mixture, manifest, prediction, document["provenance"])
+    schedule = Schedule.of(document["schedule"]) if document["schedule"] else None
+    answer = handoff.document(study.space, mixture, manifest, prediction, document["provenance"], schedule)
     handoff.save(answer, out / "mixture.json")
     if study.points.records:
         tables.write_swarm(study.points, study.space.names, study.objective.metrics, out)

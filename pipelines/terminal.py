@@ -84,6 +84,7 @@ class Terminal:
             [name, f"{found['max_deviation'][name]:.2g}", "\n".join(files)] for name, files in found["files"].items()
         ]
         self.table(["backend", "largest deviation", "files"], rows)
+        self.lines(found["notes"])
 
     def fit(self, found: Mapping[str, Any]) -> None:
         """How well a law fits, target by target, beside the own-proportion baseline."""

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixopt.backends import notes
 from mixopt.domains import Domain, Manifest, Shard, Split, Tokenizer
 from mixopt.errors import DataError
 from mixopt.handoff import document, load, load_mixture, parse, save
@@ -112,6 +113,22 @@ def test_a_schedule_is_kept_in_tokens_and_weights_are_its_mean():
     assert plan.tokens == (7_500_000, 2_500_000)
     assert plan.mixture["web"] == pytest.approx(0.6, abs=1e-12)
     assert plan.epochs["math"] == pytest.approx(1.25)
+
+
+def test_a_schedule_may_stand_beside_the_mixture_and_is_not_part_of_its_identity():
+    first = Mixture({"web": 0.8, "code": 0.2, "math": 0.0})
+    second = Mixture({"web": 0.0, "code": 0.5, "math": 0.5})
+    schedule = Schedule(((0.0, first), (0.75, second)))
+    content = document(SPACE, schedule.mean, None, None, None, schedule)
+    assert content["schedule"][1] == {"start_token": 7_500_000, "weights": dict(second)}
+    plan = parse(json.loads(json.dumps(content)))
+    assert plan.phases == ((0, schedule.mean),)
+    assert plan.schedule == ((0, first), (7_500_000, second))
+    assert plan.id == document(SPACE, schedule.mean, None, None, None)["mixture_id"]
+    assert notes(plan)[0].startswith("The search followed a schedule of 2 phases")
+    assert notes(parse(body())) == []
+    with pytest.raises(DataError, match="schedule: must start at token 0"):
+        parse(content | {"schedule": content["schedule"][1:]})
 
 
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=3).filter(lambda w: sum(w) > 1e-3))

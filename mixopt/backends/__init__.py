@@ -25,10 +25,11 @@ BACKENDS: dict[str, Callable[[Tail, int], Backend]] = {
 
 
 class Exported(TypedDict):
-    """What `export_all` wrote, and how far each backend is from the plan."""
+    """What `export_all` wrote, how far each backend is from the plan, and what of the plan was left out."""
 
     files: dict[str, list[Path]]
     max_deviation: dict[str, float]
+    notes: list[str]
 
 
 def make(name: str, tail: Tail = "drop", sequence: int = 4096) -> Backend:
@@ -69,4 +70,13 @@ def export_all(
             if (out_dir / name).exists():
                 shutil.move(out_dir / name, Path(temporary) / f"{name}.old")
             (Path(temporary) / name).rename(out_dir / name)
-    return {"files": files, "max_deviation": deviations}
+    return {"files": files, "max_deviation": deviations, "notes": notes(plan)}
+
+
+def notes(plan: Plan) -> list[str]:
+    """A sentence where the plan holds a schedule: what is exported is its mean."""
+    count = len(plan.schedule)
+    if not count:
+        return []
+    said = f"The search followed a schedule of {count} phases (`schedule` in mixture.json)"
+    return [f"{said}; exported is its mean by tokens, one mixture for the whole run."]

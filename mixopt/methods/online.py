@@ -1,20 +1,27 @@
 """A policy as a method: one run of the whole search budget, fed by the policy, whose answer is what it went through.
 
 The policy itself is the better answer for a backend that can follow it; the mixture is for all others.
+
+Source: ours; each policy names its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mixopt.errors import RunFailed
+from mixopt.mixture import Schedule
+from mixopt.policies.limited import Limited
 from mixopt.policy import OnlinePolicy
 from mixopt.runs import RunRecord, RunSpec
+from mixopt.space import MixtureSpace
 from mixopt.study import Adapting, Recommendation, Study
+
+TOLD = 4  # domains named in a sentence about a schedule
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,10 @@ class Online:
         return []
 
     def policy(self, study: Study, rng: np.random.Generator) -> OnlinePolicy[Any]:
-        """The policy."""
+        """The policy, told the study's prior where it knows one and was given none."""
+        if getattr(self.follows, "prior", ...) is None:
+            prior = dict(study.space.prior_mixture)
+            return replace(self.follows, prior=prior)  # type: ignore[type-var]
         return self.follows
 
     def ask(self, study: Study, rng: np.random.Generator) -> list[RunSpec]:
@@ -47,7 +57,15 @@ def ask(method: Adapting, study: Study, rng: np.random.Generator) -> list[RunSpe
     if any(spec.id not in done for spec in first):
         return first
     left = study.budget - sum(spec.proxy.tokens for spec in first)
-    return [*first, RunSpec(method.policy(study, rng), study.proxy.lasting(max(study.proxy.tokens, left)), study.seed)]
+    feed = limited(method.policy(study, rng), study.space)
+    return [*first, RunSpec(feed, study.proxy.lasting(max(study.proxy.tokens, left)), study.seed)]
+
+
+def limited(policy: OnlinePolicy[Any], space: MixtureSpace) -> OnlinePolicy[Any]:
+    """The policy within the epoch caps of the real run; itself where no cap can bind."""
+    cap_D = space.max_epochs * space.tokens_D / space.target_tokens
+    caps = {name: float(cap) for name, cap in zip(space.names, cap_D, strict=True) if cap < 1}
+    return Limited(policy, caps, space.max_epochs) if caps else policy
 
 
 def recommend(method: Adapting, study: Study, rng: np.random.Generator) -> Recommendation:
@@ -55,26 +73,44 @@ def recommend(method: Adapting, study: Study, rng: np.random.Generator) -> Recom
 
     Raises RunFailed if it diverged.
     """
-    run = study.swarm.records[-1]
+    run, space = study.swarm.records[-1], study.space
     if run.error:
         raise RunFailed(
             f"run {run.spec.id}: {run.error.strip().splitlines()[-1]}. A lower proxies.learning_rate helps."
         )
-    policy, space = method.policy(study, rng), study.space
-    mixture = space.nearest(run.mixture.array(space.names))
-    evidence = {"how": "followed", "proposer_notes": tuple(_notes(policy, run, space.violations(run.mixture)))}
-    return Recommendation(mixture, evidence=evidence, policy=policy)
+    violations = space.violations(run.mixture)
+    evidence: dict[str, Any] = {"how": "followed", "proposer_notes": tuple(_notes(run, violations))}
+    if not violations:
+        evidence["schedule"] = run.schedule.plain()
+    mixture = space.nearest(run.mixture.array(space.names)) if violations else run.mixture
+    return Recommendation(mixture, evidence=evidence, policy=run.spec.feed)
 
 
-def _notes(policy: OnlinePolicy[Any], run: RunRecord, violations: Sequence[str]) -> Iterator[str]:
+def _notes(run: RunRecord, violations: Sequence[str]) -> Iterator[str]:
     """What a reader must know about a mixture that a policy went through."""
     tokens = run.spec.proxy.tokens
     yield (
         f"No law predicts this mixture: it is the mean over {tokens:,} tokens of what the policy went through in one run. "
         "Validation trains it from the first token to the last, not the policy."
     )
+    yield told(run.schedule)
     if violations:
         yield f"That mean is not allowed here, the nearest allowed mixture is given: {'; '.join(violations)}."
-    if hasattr(policy, "probe_tokens"):
-        part = policy.probe_tokens(policy.load(run.state)) / tokens
-        yield f"{100 * part:.0f} % of that run's tokens went to probes, whose mean is the uniform mixture."
+    if probed := probe_tokens(run):
+        yield f"{100 * probed / tokens:.0f} % of that run's tokens went to probes, whose mean is the uniform mixture."
+
+
+def probe_tokens(run: RunRecord) -> int:
+    """Tokens of a run that its policy spent on finding out, as Aioli does."""
+    policy: Any = run.spec.feed
+    return int(policy.probe_tokens(policy.load(run.state))) if hasattr(policy, "probe_tokens") else 0
+
+
+def told(schedule: Schedule) -> str:
+    """A schedule in one sentence: the domains that it moves most."""
+    (_, first), (_, last) = schedule.phases[0], schedule.phases[-1]
+    moved = sorted(first, key=lambda name: (-abs(last[name] - first[name]), name))[:TOLD]
+    paths = ", ".join(f"{name} from {100 * first[name]:.1f} to {100 * last[name]:.1f} %" for name in moved)
+    if len(schedule.phases) == 1:
+        return "The schedule has one phase: its mixture never changed."
+    return f"The schedule has {len(schedule.phases)} phases: {paths}. The recommendation is their mean by tokens."

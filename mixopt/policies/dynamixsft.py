@@ -1,0 +1,112 @@
+"""DynamixSFT: a bandit that rewards the domains from which a step teaches the most, and never strays far from the prior.
+
+    r_k = (L_pre - L_post) / (L_pre + eps)           a look-ahead: one step on domain k alone, then back
+    Q_k <- memory Q_k + (1 - memory) r~_k            r~: rewards moved and scaled to [0, 1] over the domains
+    p_k = (1 - gamma) p0_k exp(beta Q_k) / sum_j p0_j exp(beta Q_j) + gamma / K
+
+L is the held-out loss of domain k itself.
+
+Shapes: K domains.
+
+Source: DynamixSFT (arXiv:2508.12116); docs/differences.md says how we differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mixopt.errors import JobError
+from mixopt.mixture import FloatArray, Mixture, Segment
+from mixopt.policy import Drops, Feedback, Signal, Valid, beginning, knobs, tuples
+
+EPS = 1e-8
+STEP = 1e-4  # part of a run that a look-ahead trains; the trainer takes a whole step at least
+
+
+def proportions(Q_K: FloatArray, prior_K: FloatArray, beta: float, gamma: float) -> FloatArray:
+    """The proportions p [K]."""
+    e_K = prior_K * np.exp(beta * (Q_K - Q_K.max()))
+    return np.asarray((1 - gamma) * e_K / e_K.sum() + gamma / len(Q_K))
+
+
+def rewards(before_K: FloatArray, drop_K: FloatArray) -> FloatArray:
+    """Relative drops between 0 and 1 over the domains; 0 for all where they are equal."""
+    r_K = drop_K / (before_K + EPS)
+    span = np.ptp(r_K)
+    return np.asarray((r_K - r_K.min()) / span if span > 0 else np.zeros_like(r_K))
+
+
+@dataclass(frozen=True)
+class State:
+    """`value` is Q, `prior` p0, `now` p."""
+
+    names: tuple[str, ...]
+    prior: tuple[float, ...]
+    value: tuple[float, ...]
+    now: Mixture
+    round: int
+    seen: int
+    total: int
+
+
+@dataclass(frozen=True)
+class DynamixSFT:
+    """Train on what a step just taught the most about, within reach of the prior.
+
+    `prior` is p0, the study's unless given; `rounds` how often a run looks ahead, `beta` how sharply it prefers,
+    `gamma` the part that all domains share evenly, `memory` that of the rewards before.
+    """
+
+    prior: Mapping[str, float] | None = None
+    rounds: int = 60
+    beta: float = 4.0
+    gamma: float = 0.3
+    memory: float = 0.95
+
+    def __post_init__(self) -> None:
+        """Check the knobs."""
+        if self.rounds < 2:
+            raise JobError(f"method.rounds: must be at least 2 (got {self.rounds}).")
+        if not self.beta >= 0:
+            raise JobError(f"method.beta: must be at least 0 (got {self.beta}).")
+        for knob in ("gamma", "memory"):
+            if not 0 <= getattr(self, knob) <= 1:
+                raise JobError(f"method.{knob}: must be between 0 and 1 (got {getattr(self, knob)}).")
+
+    @property
+    def needs(self) -> frozenset[Signal]:
+        """Held-out losses, and by how much a step on each domain lowers them."""
+        return frozenset({Valid(), Drops(STEP, weight=1.0)})
+
+    def init(self, names: Sequence[str], start: Feedback) -> State:
+        """The prior with its even part. Zeros of the prior keep that part."""
+        given = Mixture(self.prior) if self.prior is not None else None
+        p0_K = beginning(given, names, recovers=True).array(names)
+        zero_K = np.zeros(len(names))
+        now = Mixture.from_array(names, proportions(zero_K, p0_K, self.beta, self.gamma))
+        prior, value = tuple(p0_K.tolist()), tuple(zero_K.tolist())
+        return State(tuple(names), prior, value, now, 0, start.seen, start.total)
+
+    def segment(self, state: State) -> Segment:
+        """One round."""
+        return Segment(state.now, max(1, round((state.round + 1) * state.total / self.rounds) - state.seen))
+
+    def update(self, state: State, feedback: Feedback) -> State:
+        """Look ahead, remember, prefer."""
+        r_K = rewards(feedback.signals["valid"], np.diag(feedback.signals["drops"]))
+        Q_K = self.memory * np.array(state.value) + (1 - self.memory) * r_K
+        p_K = proportions(Q_K, np.array(state.prior), self.beta, self.gamma)
+        now = Mixture.from_array(state.names, p_K / p_K.sum())
+        return State(state.names, state.prior, tuple(Q_K.tolist()), now, state.round + 1, feedback.seen, state.total)
+
+    def load(self, body: Any) -> State:
+        """The state that `plain` made this of."""
+        return State(**tuples(body) | {"now": Mixture(body["now"]["proportions"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"policy": "dynamixsft", ...}`."""
+        return {"policy": "dynamixsft", **knobs(self)}
