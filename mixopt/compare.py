@@ -90,7 +90,9 @@ class Final:
         """Those of which both ended well. Raises RunFailed for fewer than two."""
         found = [(a, b) for a, b in zip(self.own, self.uniform, strict=True) if not a.error and not b.error]
         if len(found) < 2:
-            raise RunFailed(f"only {len(found)} of {len(self.own)} pairs of final runs of {self.tokens:,} tokens ended well")
+            raise RunFailed(
+                f"only {len(found)} of {len(self.own)} pairs of final runs of {self.tokens:,} tokens ended well"
+            )
         return found
 
     def difference(self, value: Callable[[RunRecord], float]) -> Interval:
@@ -161,7 +163,9 @@ def stackable(specs: Sequence[RunSpec]) -> list[RunSpec]:
     return [spec for alike in shapes.values() for spec in alike]
 
 
-def row(contender: Contender, finals: Mapping[str, Final], objective: Objective, names: Sequence[str]) -> dict[str, Any]:
+def row(
+    contender: Contender, finals: Mapping[str, Final], objective: Objective, names: Sequence[str]
+) -> dict[str, Any]:
     """All that was measured of one method; `finals` by reading. An error in place of what could not be."""
     found: dict[str, Any] = {
         "method": contender.label,
@@ -193,7 +197,9 @@ def row(contender: Contender, finals: Mapping[str, Final], objective: Objective,
     worst = max(names, key=lambda name: changes[name]["mean"])
     shown = final.pairs[0][0]
     lost = len(final.own) - min(len(f.pairs) for f in finals.values())
-    notes = [*found["notes"], f"{lost} of {len(final.own)} pairs of final runs left out: a run diverged"] if lost else None
+    notes = (
+        [*found["notes"], f"{lost} of {len(final.own)} pairs of final runs left out: a run diverged"] if lost else None
+    )
     return found | {
         **measured,
         "notes": notes or found["notes"],
@@ -208,6 +214,11 @@ def row(contender: Contender, finals: Mapping[str, Final], objective: Objective,
 def order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Best first, by the gain at the same total; those with an error at the end."""
     return sorted(rows, key=lambda r: -r["same_total"]["gain"]["mean"] if r["same_total"] else float("inf"))
+
+
+def ranked(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that were measured, uniform among them, best first."""
+    return [found for found in order(rows) if not found["error"]]
 
 
 def policies(runs: Mapping[str, Sequence[RunRecord]]) -> list[dict[str, Any]]:
@@ -245,7 +256,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The leaderboard as CSV: intervals and the worst domain in columns of their own."""
     lines = []
     for line in leaderboard(rows):
-        low_high = {}
+        low_high: dict[str, float | None] = {}
         for key in ("interval", "interval_same_total"):
             low_high |= dict(zip((f"{key}_low", f"{key}_high"), line.pop(key) or (None, None), strict=True))
         worst = line.pop("worst_domain") or {"name": None, "change_percent": None}

@@ -188,7 +188,7 @@ def _markdown(block: Block) -> str:
         case tuple():
             return "\n".join(f"- {_plain(item)}" for item in block)
         case Table():
-            return _markdown_table(block)
+            return table_text(block)
         case Fold():
             inner = f"```\n{block.block}\n```" if isinstance(block.block, str) else _markdown(block.block)
             return f"<details><summary>{escape(block.summary)}</summary>\n\n{inner}\n\n</details>"
@@ -196,7 +196,8 @@ def _markdown(block: Block) -> str:
             return ""
 
 
-def _markdown_table(table: Table) -> str:
+def table_text(table: Table) -> str:
+    """A table in Markdown."""
     head, *rows = ([_plain(words) for words in row] for row in (table.header, *table.rows))
     rule = ["--:" if side == "r" else ":--" for side in table.align]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))

@@ -106,6 +106,8 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
         runs = {c.label: [*c.searched.records, *_records(finals.get(c.label, {}))] for c in contenders}
         every = {record.spec.id: record for records in runs.values() for record in records}
         rows = [compare.row(c, finals.get(c.label, {}), study.objective, study.space.names) for c in contenders]
+        if failed := next((row["error"] for row in rows if row["method"] == UNIFORM), ""):
+            raise RunFailed(f"{UNIFORM}, which every method is compared with: {failed}")
         document = {
             **conclude(planned, study, target, compare.order(rows)),
             "experiment": question.experiment,
@@ -194,7 +196,7 @@ def final_runs(
         spent = {c.label: c.spent for c in contenders}
         lengths = {label: terms.final_tokens(spent[label], compare.overhead(records[label])) for label in feeds}
     if errors[UNIFORM]:
-        raise RunFailed(f"{UNIFORM}: {errors[UNIFORM]} Every method is compared with it.")
+        raise RunFailed(f"{UNIFORM}, which every method is compared with: {errors[UNIFORM]}")
     finals = {
         label: {name: Final(*found, made[UNIFORM][name][1]) for name, found in made[label].items()} for label in feeds
     }
@@ -250,7 +252,9 @@ def notes(planned: Plan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         )
     longest = max((row["same_total"]["tokens"] for row in compare.rivals(rows)), default=0)
     if longest > planned.job.target.tokens:
-        found.append(f"Final runs of up to {longest:,} tokens are longer than the real run of {planned.job.target.tokens:,}.")
+        found.append(
+            f"Final runs of up to {longest:,} tokens are longer than the real run of {planned.job.target.tokens:,}."
+        )
     for key in ("learning_rate", "batch"):
         if (given := getattr(planned.job.proxies, key)) is not None:
             found.append(f"proxies.{key} {given:g} is given by the job: the target proxy uses it too.")

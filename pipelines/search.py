@@ -193,9 +193,7 @@ def refuse_too_many_failures(method: Method, study: Study) -> None:
         )
 
 
-def refuse_other_job(
-    job: Job, out: Path, document: str = "results.json", about: Sequence[str] = IDENTITY
-) -> None:
+def refuse_other_job(job: Job, out: Path, document: str = "results.json", about: Sequence[str] = IDENTITY) -> None:
     """Raise JobError if the run directory holds another question's `document`. More proxies or other machines are fine."""
     if not (out / document).exists():
         return
