@@ -172,6 +172,7 @@ def row(
         "name": contender.name,
         "knobs": dict(contender.knobs),
         "adapts": contender.feed is not None and bool(contender.feed.needs),
+        "as_uniform": False,
         "error": contender.error,
         "notes": list(contender.notes),
         "search": {
@@ -196,13 +197,16 @@ def row(
     changes = {name: asdict(final.change(f"bpb/{name}")) for name in names}
     worst = max(names, key=lambda name: changes[name]["mean"])
     shown = final.pairs[0][0]
+    as_uniform = all(own.spec.id == uniform.spec.id for f in finals.values() for own, uniform in f.pairs)
     lost = len(final.own) - min(len(f.pairs) for f in finals.values())
-    notes = (
-        [*found["notes"], f"{lost} of {len(final.own)} pairs of final runs left out: a run diverged"] if lost else None
-    )
+    notes = found["notes"]
+    if lost:
+        notes.append(f"{lost} of {len(final.own)} pairs of final runs are left out: one of them diverged.")
+    if as_uniform and contender.label != UNIFORM:
+        notes.append("its answer is uniform's: the final runs are the same.")
     return found | {
         **measured,
-        "notes": notes or found["notes"],
+        "as_uniform": as_uniform,
         "worst_domain": {"name": worst, "change_percent": 100 * changes[worst]["mean"]},
         "changes": changes,
         "mixture": dict(shown.mixture),
@@ -268,16 +272,17 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the comparison says, the honest reading first."""
+def verdict(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What the comparison says, for each reading; "same_total" is the honest one."""
     if not rivals(rows):
-        return "No method could be compared with uniform; the errors say why."
-    return f"At equal total cost {_says(rows, 'same_total')} With the search for nothing {_says(rows, 'same_final')}"
+        return dict.fromkeys(READINGS, "No method could be compared with uniform.")
+    starts = {"same_total": "At equal total cost", "same_final": "With the search for nothing"}
+    return {reading: f"{starts[reading]} {_says(rows, reading)}" for reading in READINGS}
 
 
 def rivals(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The methods that were measured, without uniform."""
-    return [row for row in rows if row["method"] != UNIFORM and not row["error"]]
+    """The methods that were measured and whose answer is not uniform's."""
+    return [row for row in rows if not row["as_uniform"] and not row["error"]]
 
 
 def clear(gain: Mapping[str, float]) -> bool:
@@ -290,13 +295,11 @@ def _says(rows: Sequence[Mapping[str, Any]], reading: str) -> str:
     found = sorted(rivals(rows), key=lambda r: -r[reading]["gain"]["mean"])
     best = [r for r in found if clear(r[reading]["gain"]) and r[reading]["gain"]["mean"] > 0]
     if not best:
-        gain = found[0][reading]["gain"]
-        worse = [r["method"] for r in found if clear(r[reading]["gain"])]
-        said = f"no method is shown to beat uniform; first is {found[0]['method']}, {gain['mean']:+.4f} bits per byte saved"
-        return f"{said} ({_span(gain)})." + (f" Uniform beats {_listed(worse)}." if worse else "")
-    gain = best[0][reading]["gain"]
+        first, worse = found[0][reading]["gain"], [r["method"] for r in found if clear(r[reading]["gain"])]
+        said = f"no method is shown to beat uniform; {found[0]['method']} comes nearest, {_saves(first)}."
+        return said + (f" Uniform beats {_listed(worse)}." if worse else "")
     level = [r["method"] for r in found if r is not best[0] and not _beats(best[0], r, reading)]
-    said = f"{best[0]['method']} saves {gain['mean']:.4f} bits per byte against uniform ({_span(gain)})."
+    said = f"{best[0]['method']} beats uniform: {_saves(best[0][reading]['gain'])}."
     return said + (f" It is not shown to beat {_listed(level, 'or')}." if level else "")
 
 
@@ -339,8 +342,9 @@ def _evidence(record: RunRecord) -> dict[str, float]:
     return told | ({"beside_share": beside / trained} if beside else {})
 
 
-def _span(gain: Mapping[str, float]) -> str:
-    return f"{LEVEL * 100:.0f} % interval {gain['low']:+.4f} to {gain['high']:+.4f}"
+def _saves(gain: Mapping[str, float]) -> str:
+    said = f"it {'saves' if gain['mean'] >= 0 else 'costs'} {abs(gain['mean']):.4f} bits per byte"
+    return f"{said} ({LEVEL * 100:.0f} % interval {gain['low']:+.4f} to {gain['high']:+.4f} saved)"
 
 
 def _listed(names: Sequence[str], last: str = "and") -> str:

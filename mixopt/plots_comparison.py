@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mixopt.compare import READINGS, ranked
+from mixopt.compare import READINGS, ranked, rivals
 from mixopt.drawing import (
     BEST,
     COOL,
@@ -37,7 +37,7 @@ def tone(gain: Mapping[str, float]) -> str:
 
 def _forest(document: Results, width: int) -> Canvas:
     """Both gains of each method with their intervals, around uniform at zero."""
-    rows, phone = ranked(document["rows"]), width < NARROW
+    rows, phone = rivals(ranked(document["rows"])), width < NARROW
     labels = [row["method"] for row in rows]
     pitch, left = 58 if phone else 40, label_width(labels, phone)
     bottom = 34 + pitch * len(rows)

@@ -22,10 +22,9 @@ from mixopt.report_numbers import (
     plural,
     scaled,
     signed,
-    span,
     unit,
 )
-from mixopt.validate import LEVEL
+from mixopt.validate import LEVEL, UNIFORM
 
 
 def write(document: Results, out: Path) -> list[Path]:
@@ -38,36 +37,28 @@ def write(document: Results, out: Path) -> list[Path]:
 
 
 def board(document: Results) -> Table:
-    """The leaderboard: both gains with their intervals, what they cost, and what got worst."""
+    """The leaderboard: both gains with half of their intervals, what they cost, and what got worst."""
     rows = ranked(document["rows"])
     decimals = places(row[name]["gain"]["mean"] for row in rows for name in READINGS)
-    return Table(
-        (
-            "Method",
-            "Gain, same total",
-            "Interval",
-            "Gain, same final run",
-            "Interval",
-            "Search tokens",
-            "Final tokens",
-            "Worst domain",
-        ),
-        [_line(row, decimals) for row in rows],
-        "lrrrrrrl",
-        [{"noise": ""}.get(kind := tone(row["same_total"]["gain"]), kind) for row in rows],
+    header = (
+        "Method",
+        *(f"Gain, {words}" for words in READINGS.values()),
+        "Search tokens",
+        "Final tokens",
+        "Worst domain",
     )
+    return Table(header, [_line(row, decimals) for row in rows], "lrrrrr")
 
 
 def _line(row: Mapping[str, Any], decimals: int) -> tuple[str, ...]:
-    cells = [
-        cell
-        for name in READINGS
-        for gain in (row[name]["gain"],)
-        for cell in (signed(gain["mean"], decimals), span(gain["low"], gain["high"], decimals))
-    ]
-    worst = row["worst_domain"]
-    said = f"{worst['name']} {signed(worst['change_percent'], 1)} %"
-    return row["method"], *cells, scaled(row["search"]["tokens"]), scaled(row["same_total"]["tokens"]), said
+    gains, worst, last = ["as uniform"] * 2, row["worst_domain"], "as uniform"
+    if row["method"] == UNIFORM:
+        gains, last = ["reference"] * 2, MISSING
+    elif not row["as_uniform"]:
+        found = [row[name]["gain"] for name in READINGS]
+        gains = [f"{signed(g['mean'], decimals)} ± {(g['high'] - g['low']) / 2:.{decimals}f}" for g in found]
+        last = f"{worst['name']} {signed(worst['change_percent'], 1)} %"
+    return row["method"], *gains, scaled(row["search"]["tokens"]), scaled(row["same_total"]["tokens"]), last
 
 
 def _page(document: Results) -> Page:
@@ -77,7 +68,7 @@ def _page(document: Results) -> Page:
         "comparison of methods",
         _subtitle(document),
         "better" if best else "noise",
-        document["verdict"],
+        document["verdict"]["same_total"],
         _tiles(document),
         {
             "Leaderboard": _leaderboard(document),
@@ -123,10 +114,10 @@ def _leaderboard(document: Results) -> list[Block]:
         f"{100 * LEVEL:.0f} % intervals. At the same total a final run gets what its method did not spend on searching, "
         "uniform's too; in the same final run every method has equally many tokens, whatever its search cost."
     )
-    blocks: list[Block] = [about]
-    if len(ranked(document["rows"])) > 1:
-        caption = "Filled: the interval excludes zero. Uniform is the line at zero in both readings."
-        blocks += [Chart("forest", caption), board(document)]
+    blocks: list[Block] = [document["verdict"]["same_final"], about]
+    if rivals(document["rows"]):
+        caption = "Lines are the intervals; filled marks are those that exclude zero. Uniform is the line at zero in both readings."
+        blocks += [Chart("forest", caption), "Behind the ± is half of the interval.", board(document)]
         blocks.append(
             "The worst domain is that whose bits per byte rise most against uniform in the same final run, in percent of uniform's."
         )
@@ -150,7 +141,7 @@ def _proportions(document: Results) -> list[Block]:
 
 
 def _domains(document: Results) -> list[Block]:
-    rows = [row for row in ranked(document["rows"]) if row in rivals(document["rows"])]
+    rows = rivals(ranked(document["rows"]))
     if not rows:
         return ["No method was measured."]
     reach = {name: max(abs(row["changes"][name]["mean"]) for row in rows) for name in document["domains"]}

@@ -34,6 +34,7 @@ from pipelines.search import LOCK, corpus, provenance, refuse_other_job, refuse_
 from proxies.sizes import SIZES, Derived, shape
 
 DOCUMENT, LEADERBOARD = "compare.json", "leaderboard.csv"
+SMALL_SHARE = 0.1  # of the total that goes into the search, above which the reader is told
 IDENTITY = (
     *("name", "seed", "data", "target", "objective", "method", "proxies"),
     *("compare.size", "compare.tokens", "compare.budget", "compare.total"),
@@ -243,12 +244,17 @@ def conclude(planned: Plan, study: Study, target: Proxy, rows: Sequence[Mapping[
 
 def notes(planned: Plan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the reader of the numbers should know."""
-    found = []
+    found, terms = [], planned.terms
     rivals, chance = len(compare.rivals(rows)), 100 * (1 - LEVEL)
     if rivals > 1:
         found.append(
             f"{rivals} methods were compared with uniform, each with an interval of its own: one that is no better "
             f"still looks better or worse in {chance:.0f} of 100 comparisons, and the first of many is flattered."
+        )
+    if (share := 1 - terms.tokens / terms.final_tokens(0)) > SMALL_SHARE:
+        found.append(
+            f"The search budget is {100 * share:.0f} % of the total here. The longer the real run is, beside which a search is "
+            "cheap, the more the same final run is the reading that counts."
         )
     longest = max((row["same_total"]["tokens"] for row in compare.rivals(rows)), default=0)
     if longest > planned.job.target.tokens:

@@ -129,5 +129,6 @@ def _best(document: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _note(document: Mapping[str, Any]) -> str:
-    said = [f"**{document['name']}**: {document['verdict']}", page.table_text(board(document))]
+    said = [f"**{document['name']}**: {document['verdict']['same_total']}", document["verdict"]["same_final"]]
+    said.append(page.table_text(board(document)))
     return "\n\n".join([*said, *sentences(document["rows"])])

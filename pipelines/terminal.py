@@ -72,7 +72,7 @@ class Terminal:
         self.table(shown.header, shown.rows)
         made = f"{document['runs_trained']} runs trained, {document['runs_reused']} found in the store, {document['seconds']:.0f} s."
         where = f"Report: {directory / 'report.html'}"
-        self.lines([*sentences(document["rows"]), document["verdict"], *document["notes"], made, where])
+        self.lines([*sentences(document["rows"]), *document["verdict"].values(), *document["notes"], made, where])
 
     def comparison_plan(self, found: Mapping[str, Any]) -> None:
         """A dry run of a comparison."""
