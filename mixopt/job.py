@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +22,7 @@ from mixopt.errors import JobError, did_you_mean
 from mixopt.methods import BASELINES, METHODS, make
 from mixopt.mixture import SUM_TOLERANCE
 from mixopt.sections import (
+    CompareSection,
     ComputeSection,
     DataSection,
     DomainSection,
@@ -30,13 +32,11 @@ from mixopt.sections import (
     TargetSection,
     TrackingSection,
     ValidateSection,
+    named,
 )
 from mixopt.study import Method
+from mixopt.validate import UNIFORM
 from mixopt.yaml_text import parse_yaml
-
-
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
 
 
 def _tracking(value: Any) -> Any:
@@ -53,10 +53,11 @@ class Job(Section):
     target: TargetSection
     objective: ObjectiveSection = ObjectiveSection()
     proxies: ProxiesSection = ProxiesSection()
-    method: Annotated[dict[str, Any], BeforeValidator(_named)] = Field(default_factory=lambda: {"name": "olmix"})
+    method: Annotated[dict[str, Any], BeforeValidator(named)] = Field(default_factory=lambda: {"name": "olmix"})
     compute: ComputeSection = ComputeSection()
     tracking: Annotated[TrackingSection, BeforeValidator(_tracking)] = TrackingSection()
     validation: Annotated[ValidateSection, Field(alias="validate")] = ValidateSection()
+    compare: CompareSection = CompareSection()
     export: list[str] = Field(default_factory=list)
 
     @property
@@ -95,11 +96,21 @@ class Job(Section):
 
     def knobs(self) -> dict[str, Any]:
         """The method's knobs, all of them, as the method's own types."""
-        name = self.method["name"]
-        checked = _method_type(name).validate_python(
-            {key: value for key, value in self.method.items() if key != "name"}
+        return _knobs(self.method)
+
+    def compared(self) -> tuple[dict[str, Any], ...]:
+        """The methods to compare: label, name and all knobs of each. Uniform is always among them.
+
+        A name alone that is also the job's `method` has the knobs given there.
+        """
+        own = {"name": self.method["name"], **self.knobs()}
+        given = [own if body == {"name": own["name"]} else body for body in self.compare.methods]
+        if not any(body["name"] == UNIFORM and "label" not in body for body in given):
+            given.append({"name": UNIFORM})
+        return tuple(
+            {"label": str(body.get("label", body["name"])), "name": body["name"], "knobs": _knobs(_unlabelled(body))}
+            for body in given
         )
-        return {field.name: getattr(checked, field.name) for field in fields(METHODS[name])}
 
 
 def load(path: Path, overrides: Sequence[str] = (), sizes: Collection[str] = ()) -> Job:
@@ -165,7 +176,7 @@ def _set(body: dict[str, Any], override: str) -> None:
     for key in parents:
         below = body.setdefault(key, {})
         if not isinstance(below, dict):
-            below = body[key] = _named(below) if key == "method" else {}
+            below = body[key] = named(below) if key == "method" else {}
         body = below
     body[last] = parse_yaml(value, f"--set {path}")
 
@@ -191,7 +202,8 @@ def _problems(job: Job, sizes: Collection[str]) -> Iterator[str]:
     if job.target.prior is not None and abs(sum(job.target.prior.values()) - 1) > SUM_TOLERANCE:
         yield f"target.prior: must sum to 1 (got {sum(job.target.prior.values()):.6g})."
     yield from _group_problems(job.target)
-    yield from _method_problems(job.method)
+    yield from _method_problems(job.method, "method")
+    yield from _compare_problems(job.compare, sizes)
     if job.data.domains is not None:
         yield from unknown_domains(job, list(job.data.domains))
 
@@ -214,20 +226,18 @@ def unknown_domains(job: Job, names: Sequence[str]) -> Iterator[str]:
         "objective.weights": list(objective.weights),
         "objective.domains": objective.domains or [],
         "objective.floors": list(objective.floors),
-        "method.start": list(job.method.get("start") or {}),
         **{f"target.groups.{name}.domains": group.domains for name, group in target.groups.items()},
     }
     for path, given in asked.items():
         for name in given:
             if name not in names:
                 yield f"{path}: unknown domain {name!r}; {did_you_mean(name, names)}"
-    yield from _unknown_in_method(job.method, names)
+    yield from _unknown_in_method(job.method, names, "method")
+    for i, body in enumerate(job.compare.methods):
+        yield from _unknown_in_method(body, names, f"compare.methods.{i}")
     missing = [name for name in names if target.prior is not None and name not in target.prior]
     if missing:
         yield f"target.prior: no proportion for {', '.join(missing)}; 0 is allowed."
-    started = job.method.get("start")
-    if started and (missing := [name for name in names if name not in started]):
-        yield f"method.start: no proportion for {', '.join(missing)}. Give every domain a little."
     listed = names if objective.domains is None else objective.domains
     if not any(objective.weights.get(name, 1.0) for name in listed):
         yield "objective: no domain has a positive weight."
@@ -236,14 +246,14 @@ def unknown_domains(job: Job, names: Sequence[str]) -> Iterator[str]:
             yield f"objective.weights: {name!r} is not among objective.domains."
 
 
-def _unknown_in_method(method: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
+def _unknown_in_method(method: Mapping[str, Any], names: Sequence[str], where: str) -> Iterator[str]:
     """A sentence for each mixture among a method's knobs, phases of a schedule included, that has other domains."""
     phases = method.get("phases")
-    mixtures = {f"method.{knob}": method.get(knob) for knob in ("start", "prior")}
+    mixtures = {f"{where}.{knob}": method.get(knob) for knob in ("start", "prior")}
     if isinstance(phases, list | tuple) and all(
         isinstance(phase, list | tuple) and len(phase) == 2 for phase in phases
     ):
-        mixtures |= {f"method.phases[{k}]": phase[1] for k, phase in enumerate(phases)}
+        mixtures |= {f"{where}.phases[{k}]": phase[1] for k, phase in enumerate(phases)}
     for path, given in mixtures.items():
         if isinstance(given, Mapping):
             yield from (f"{path}: unknown domain {n!r}; {did_you_mean(str(n), names)}" for n in given if n not in names)
@@ -251,20 +261,46 @@ def _unknown_in_method(method: Mapping[str, Any], names: Sequence[str]) -> Itera
                 yield f"{path}: no proportion for {', '.join(missing)}; 0 is allowed."
 
 
-def _method_problems(body: Mapping[str, Any]) -> Iterator[str]:
+def _method_problems(body: Mapping[str, Any], path: str) -> Iterator[str]:
     name = body.get("name")
-    if name not in METHODS:
-        yield f"method.name: unknown method {name!r}; {did_you_mean(str(name), METHODS)}"
+    if not isinstance(name, str) or name not in METHODS:
+        yield f"{path}.name: unknown method {name!r}; {did_you_mean(str(name), METHODS)}"
         return
     try:
-        _method_type(name).validate_python({key: value for key, value in body.items() if key != "name"})
+        _knobs(body)
+    except JobError as e:  # what the method itself says of its knobs
+        yield from (f"{path}.{line.removeprefix('method.')}" for line in str(e).splitlines())
     except ValidationError as e:
         for error in e.errors():
-            yield _sentence(
-                {**error, "loc": ("method", *error["loc"])}, known=[field.name for field in fields(METHODS[name])]
-            )
-    except JobError as e:  # what the method itself says of its knobs
-        yield from str(e).splitlines()
+            known = [field.name for field in fields(METHODS[name])]
+            yield _sentence({**error, "loc": (*path.split("."), *error["loc"])}, known)
+
+
+def _compare_problems(section: CompareSection, sizes: Collection[str]) -> Iterator[str]:
+    for i, body in enumerate(section.methods):
+        yield from _method_problems(_unlabelled(body), f"compare.methods.{i}")
+        if body.get("label") == UNIFORM and body.get("name") != UNIFORM:
+            yield f"compare.methods.{i}.label: {UNIFORM!r} is what every method is compared with. Choose another."
+    labels = Counter(str(body.get("label", body.get("name"))) for body in section.methods)
+    for label, count in labels.items():
+        if count > 1:
+            yield f"compare.methods: {label!r} is there {count} times. Give each its own: {{name: {label}, label: ...}}."
+    if section.seeds < 3:
+        yield f"compare.seeds: an interval needs at least 3 paired seeds (got {section.seeds})."
+    if sizes and section.size is not None and section.size not in sizes:
+        yield f"compare.size: unknown size {section.size!r}; {did_you_mean(section.size, sizes)}"
+
+
+def _knobs(body: Mapping[str, Any]) -> dict[str, Any]:
+    """All knobs of a method, as its own types. Raises ValidationError or JobError for those it does not take."""
+    name = body["name"]
+    given = {key: value for key, value in body.items() if key != "name"}
+    checked = _method_type(name).validate_python(given)
+    return {field.name: getattr(checked, field.name) for field in fields(METHODS[name])}
+
+
+def _unlabelled(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in body.items() if key != "label"}
 
 
 def _method_type(name: str) -> TypeAdapter[Any]:

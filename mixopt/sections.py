@@ -143,6 +143,28 @@ class TrackingSection(Section):
     )
 
 
+def named(value: Any) -> Any:
+    """A method given by its name alone, or with its knobs."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class CompareSection(Section):
+    """Which methods `mixopt compare` compares, at equal cost.
+
+    Each searches with `budget` tokens, then every answer trains a proxy of `size` and `tokens` under paired `seeds`. What
+    a method leaves of its budget its final run gets, as many FLOPs or as many tokens: `total`.
+    """
+
+    methods: list[Annotated[dict[str, Any], BeforeValidator(named)]] = [
+        {"name": name} for name in ("olmix", "regmix", "prior", "uniform")
+    ]
+    seeds: int = 3
+    size: str | None = None
+    tokens: Positive | None = None
+    budget: Positive | None = None
+    total: Literal["flops", "tokens"] = "flops"
+
+
 class ValidateSection(Section):
     """Paired seeds for the recommendation against prior, uniform and the best swarm point; 0 leaves it out."""
 

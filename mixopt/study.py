@@ -20,7 +20,8 @@ class Study:
 
     `swarm` holds the records of the runs that the method has asked for so far. All proxies of a swarm share `seed`,
     hence their initialisation and their order of data, so that differences are due to mixtures. `design` names the
-    function of `mixopt.designs` that says which mixtures these are.
+    function of `mixopt.designs` that says which mixtures these are. With `uncertainty` answers say how sure they are,
+    which takes most of the time of a conclusion.
     """
 
     space: MixtureSpace
@@ -30,6 +31,7 @@ class Study:
     seed: int = 0
     swarm: Swarm = field(default_factory=Swarm)
     design: str = "dirichlet"
+    uncertainty: bool = True
 
     @property
     def budget(self) -> int:

@@ -143,18 +143,22 @@ def export(
 
 @app.command()
 def report(run_dir: RunDirectory, as_json: Json = False) -> None:
-    """Write report.html and report.md again from results.json.
+    """Write report.html and report.md again from results.json, or from a comparison's compare.json.
 
     Example: `mixopt report runs/a`
     """
-    from mixopt.report import write
+    from mixopt import report as searched
+    from mixopt import report_comparison as compared
 
-    path = run_dir / "results.json"
+    comparison = (run_dir / "compare.json").exists()
+    path = run_dir / ("compare.json" if comparison else "results.json")
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
-        raise JobError(f"{path}: cannot be read ({e}). Is this the run directory of a finished search?") from e
-    files = [str(file) for file in write(results, run_dir)]
+        raise JobError(
+            f"{path}: cannot be read ({e}). Is this the run directory of a finished search or comparison?"
+        ) from e
+    files = [str(file) for file in (compared if comparison else searched).write(results, run_dir)]
     Terminal(to_stderr=as_json).lines(files)
     end({"files": files}, as_json)
 
@@ -230,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     threadpool_limits(1, user_api="blas")
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    for module in ("cli_tables", "cli_proxies", "cli_online"):
+    for module in ("cli_tables", "cli_proxies", "cli_online", "cli_compare"):
         importlib.import_module(f"pipelines.{module}")  # registers its commands
     try:
         code = app(args=argv, standalone_mode=False, prog_name="mixopt")

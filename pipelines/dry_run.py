@@ -1,4 +1,4 @@
-"""What a search would do and cost, without any side effect."""
+"""What a search or a comparison would do and cost, without any side effect."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 from mixopt.domains import Domain
 from mixopt.errors import JobError
 from mixopt.job import Job
+from mixopt.methods import BASELINES, make
+from mixopt.methods.online import Online
 from pipelines import environment, readers, tokenizer, tuned
+from pipelines.compare import plan
 from pipelines.compute import compiled, refuse_too_large
 from pipelines.plan import cost, make_space, refuse_too_few, setting
 from proxies.sizes import shape
@@ -21,6 +24,63 @@ def dry_run(job: Job, folder: Path) -> dict[str, Any]:
     Raises what a search would for files that are not there, too few proxies, a missing GPU, and bounds that leave no
     mixture where the job gives every domain's tokens.
     """
+    names, vocabulary = corpus(job, folder)
+    refuse_too_few(job.make_method(), setting(job, len(names)).count, len(names))
+    rate = tuned.find(job, job.store_path(folder), names, vocabulary)
+    found = cost(job, names, vocabulary, rate)
+    chosen = setting(job, len(names), rate)
+    refuse_too_large(job, chosen, vocabulary)
+    compiles = compiled(job, names, vocabulary)
+    speed = tokens_per_second(job.proxies.size, vocabulary, chosen.batch)
+    per_token = shape(job.proxies.size).flops(vocabulary)
+    return {
+        "job": job.to_json(),
+        "domains": names,
+        **found,
+        "reasons": [*found["reasons"], compiles.reason],
+        "tokens_per_second": speed,
+        "seconds": found["flops"] / (speed * per_token * max(1, job.compute.workers)),
+        "note": "on CPU workers as fast as this process; preparing text and starting workers come on top"
+        + ("; compiled steps take about two thirds of this" if compiles.value else ""),
+    }
+
+
+def compare_dry_run(job: Job, folder: Path) -> dict[str, Any]:
+    """The terms of a comparison, what each method may cost at most, and an estimate of the time that all may take.
+
+    Runs that methods share are counted for each of them here. Raises what a comparison would, as `dry_run` does.
+    """
+    names, vocabulary = corpus(job, folder)
+    planned = plan(job, job.store_path(folder), names, vocabulary)
+    terms, rows, seconds = planned.terms, [], 0.0
+    sides = ((planned.job, planned.own), (planned.target, planned.chosen))
+    for side, chosen in sides:
+        refuse_too_large(side, chosen, vocabulary)
+    speeds = [tokens_per_second(side.proxies.size, vocabulary, chosen.batch) for side, chosen in sides]
+    for body in job.compared():
+        free = body["name"] in BASELINES or isinstance(make(body["name"], body["knobs"]), Online)
+        longest = terms.final_tokens(0)
+        shortest = longest if free else terms.tokens
+        finals = terms.tokens + (shortest if shortest != terms.tokens else 0)
+        search = 0 if free else terms.budget
+        rows.append({"method": body["label"], "search_tokens": search, "final_tokens": [terms.tokens, shortest]})
+        seconds += search / speeds[0] + len(terms.seeds) * finals / speeds[1]
+    return {
+        "methods": rows,
+        "seeds": list(terms.seeds),
+        "budget": terms.budget,
+        "target": {"size": planned.target.proxies.size, "tokens": terms.tokens},
+        "reasons": list(planned.reasons),
+        "tokens_per_second": speeds,
+        "seconds": seconds / max(1, job.compute.workers),
+    }
+
+
+def corpus(job: Job, folder: Path) -> tuple[list[str], int]:
+    """The domains' names and the vocabulary, before any text is read; the device must be there.
+
+    Raises DataError for files that are not there, InfeasibleSpace where every domain's tokens are given and leave no mixture.
+    """
     config = job.data_config(folder)
     if config.domains is not None:
         for name, source in config.domains.items():
@@ -28,25 +88,7 @@ def dry_run(job: Job, folder: Path) -> dict[str, Any]:
         known = tuple(Domain(name, source.tokens) for name, source in config.domains.items() if source.tokens)
         if len(known) == len(config.domains):
             make_space(job, known)
-    names = list(config.domains) if config.domains is not None else list(environment.parts())
-    refuse_too_few(job.make_method(), setting(job, len(names)).count, len(names))
     if not available(job.compute.device):
         raise JobError(f"compute.device: {job.compute.device} is not there: torch sees no such GPU. Use cpu.")
-    vocabulary = tokenizer.vocabulary(config.tokenizer)
-    rate = tuned.find(job, job.store_path(folder), names, vocabulary)
-    found = cost(job, names, vocabulary, rate)
-    chosen = setting(job, len(names), rate)
-    refuse_too_large(job, chosen, vocabulary)
-    compiles = compiled(job, names, vocabulary)
-    speed = tokens_per_second(job.proxies.size, vocabulary, chosen.batch)
-    flops_per_second = speed * shape(job.proxies.size).flops(vocabulary) * max(1, job.compute.workers)
-    return {
-        "job": job.to_json(),
-        "domains": names,
-        **found,
-        "reasons": [*found["reasons"], compiles.reason],
-        "tokens_per_second": speed,
-        "seconds": found["flops"] / flops_per_second,
-        "note": "on CPU workers as fast as this process; preparing text and starting workers come on top"
-        + ("; compiled steps take about two thirds of this" if compiles.value else ""),
-    }
+    names = list(config.domains) if config.domains is not None else list(environment.parts())
+    return names, tokenizer.vocabulary(config.tokenizer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -17,7 +18,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -26,12 +27,13 @@ from typing import Any, NamedTuple
 from mixopt.errors import DataError
 from mixopt.runs import RunRecord
 from mixopt.study import Untracked
-from pipelines.outbox import Entry, Outbox, Question, arm_entries, digest, proxy_entry, search_entry, swarm_entry
+from pipelines.outbox import Entry, Outbox, Question, answer_entries, digest, proxy_entry, swarm_entry
 
 log = logging.getLogger("mixopt")
 
 CLOSE_SECONDS = 20.0
 LONGEST_PAUSE = 300.0
+SCREEN = "screen"
 SQLITE = "sqlite:///"
 RUNNING, FAILED, FINISHED = "RUNNING", "FAILED", "FINISHED"
 QUIET = {
@@ -42,14 +44,18 @@ QUIET = {
 }
 METRICS_PER_BATCH = 1000  # these limits: mlflow 3.17.2, mlflow/utils/validation.py
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH, EXPERIMENT_LENGTH = 250, 6000, 8000, 500
-ARTIFACTS = ("job.lock.yaml", "mixture.json", "report.html", "ratios.csv", "metrics.csv")
+SHARED_VIEW = "mlflow.sharedViewState."  # the tags that MLflow's own "share" button writes
+Answer = Callable[[Question, Mapping[str, Any]], Sequence[Entry]]
 
 
 class MlflowTracker:
-    """Mirrors one search. Only `close` waits for MLflow, for at most 20 s, and no method raises."""
+    """Mirrors one search or comparison: `answer` lays out what it found.
 
-    def __init__(self, uri: str, out: Path, question: Question) -> None:
-        self._question = question
+    Only `close` waits for MLflow, for at most 20 s, and no method raises.
+    """
+
+    def __init__(self, uri: str, out: Path, question: Question, answer: Answer = answer_entries) -> None:
+        self._question, self._answer = question, answer
         self._outbox = _open(out, absolute(uri))
         entries = (entry for _, _, entry in self._outbox.read() if entry.experiment == question.experiment)
         self._known = {entry.key: _state(entry) for entry in entries}
@@ -68,11 +74,9 @@ class MlflowTracker:
                 self._put(entry)
 
     def conclude(self, results: Mapping[str, Any]) -> None:
-        """Mirror the answer, its validation and its baselines, with the report's files of the run directory."""
+        """Mirror what was found, with the report's files of the run directory."""
         with self._mirroring("the answer"):
-            files = [f"../{name}" for name in ARTIFACTS]
-            self._put(search_entry(self._question, results, files))
-            for entry in arm_entries(self._question, results.get("validation") or {}):
+            for entry in self._answer(self._question, results):
                 self._put(entry)
 
     def close(self) -> None:
@@ -154,6 +158,8 @@ class Mirror:
         """Make this run exist, once; a run that a crash left half written is completed."""
         with _alone(self._address):
             experiment = self._experiment(fitting(entry.experiment, EXPERIMENT_LENGTH))
+            if entry.view:
+                self._show(experiment, entry.view)
             runs = self._runs(experiment, entry.key)
             if any(_settled(run, entry) for run in runs):
                 return
@@ -186,6 +192,19 @@ class Mirror:
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
+    def _show(self, experiment: str, view: Mapping[str, Any]) -> None:
+        """Keep a view with the experiment, as MLflow's "share" button does, and its address in the outbox's folder."""
+        metrics = [f"metrics.`{clean(metric)}`" for metric in view["metrics"]]
+        state = {
+            "searchFilter": " AND ".join(f"tags.`{key}` = '{value}'" for key, value in view["tags"].items()),
+            "orderByKey": f"metrics.`{clean(view['order'])}`",
+            "orderByAsc": False,
+            "selectedColumns": metrics,
+        }
+        self._client.set_experiment_tag(experiment, f"{SHARED_VIEW}{view['key']}", json.dumps(state))
+        address = f"/#/experiments/{experiment}/runs?viewStateShareKey={view['key']}"
+        (self._folder / SCREEN).write_text(address, encoding="ascii")
+
     def _runs(self, experiment: str, key: str) -> list[Any]:
         return list(self._client.search_runs([experiment], f"tags.`mixopt.run_id` = '{clean(key)}'"))
 
@@ -215,9 +234,11 @@ class Mirror:
         self._client.set_terminated(run_id, FAILED if entry.error else FINISHED, entry.time)
 
 
-def make_tracker(uri: str | None, out: Path, question: Question) -> MlflowTracker | Untracked:
+def make_tracker(
+    uri: str | None, out: Path, question: Question, answer: Answer = answer_entries
+) -> MlflowTracker | Untracked:
     """The tracker for `sqlite:///<file>`, `http://<server>` or None; its outbox is in the run directory `out`."""
-    return Untracked() if uri is None else MlflowTracker(uri, out, question)
+    return Untracked() if uri is None else MlflowTracker(uri, out, question, answer)
 
 
 def ship(out: Path) -> int:
@@ -255,15 +276,21 @@ def deliver(out: Path, *, follow: bool) -> None:
         ending = bool(select.select([sys.stdin], [], [], pause)[0]) or os.getppid() != parent
 
 
-def screen(uri: str, port: int = 5000) -> Screen:
-    """How to open the comparison of methods; there is nothing to run where MLflow is a server already."""
+def screen(uri: str, port: int = 5000, out: Path | None = None) -> Screen:
+    """How to open the comparison of methods; there is nothing to run where MLflow is a server already.
+
+    The address is that of the view which was kept for the run directory `out`, if one was.
+    """
     address, chosen = absolute(uri), "tags.mixopt.kind != 'proxy' AND tags.mixopt.kind != 'swarm'"
+    kept = out / "tracking" / SCREEN if out else None
+    view = kept.read_text(encoding="ascii") if kept and kept.exists() else ""
+    chosen = "" if view else chosen
     if address.startswith("http"):
-        return Screen("", address, chosen)
+        return Screen("", f"{address.rstrip('/')}{view}", chosen)
     quiet = "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false"
     server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", address]
     network = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    return Screen(f"{quiet} {shlex.join(server + network)}", f"http://127.0.0.1:{port}", chosen)
+    return Screen(f"{quiet} {shlex.join(server + network)}", f"http://127.0.0.1:{port}{view}", chosen)
 
 
 def absolute(uri: str) -> str:

@@ -33,6 +33,7 @@ from mixopt.runs import Objective, RunRecord
 from mixopt.space import MixtureSpace
 
 DOMAINS_AS_PARAMS, DOMAINS_SHOWN = 90, 20
+FILES = ("job.lock.yaml", "mixture.json", "report.html", "ratios.csv", "metrics.csv")
 RECOMMENDED = "recommended"  # the arm of mixopt.validate, whose import would cost every courier two seconds
 SWARM = "swarm"
 NOTE = "mlflow.note.content"
@@ -51,7 +52,8 @@ class Entry:
     `key` is unique in the `experiment`: the same key is the same run, written again only in another `version` or
     where it had failed. `time` is when it ended, in milliseconds, after `seconds`. `links` maps tags to the keys of
     the runs whose identifiers they take; `metrics` holds (key, value, step); `files` are relative to the outbox,
-    `texts` are file contents by name. An `error` makes it a failed run.
+    `texts` are file contents by name. An `error` makes it a failed run. A `view` says how a table of the experiment's runs
+    is to be looked at: `key` names it, it shows the runs with `tags`, the `metrics` as columns, the largest `order` first.
     """
 
     experiment: str
@@ -67,6 +69,7 @@ class Entry:
     metrics: Sequence[tuple[str, float, int]] = ()
     files: Sequence[str] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
+    view: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Outbox:
@@ -175,14 +178,14 @@ def swarm_entry(question: Question) -> Entry:
 def proxy_entry(question: Question, record: RunRecord) -> Entry:
     """One training of one proxy: every metric at every checkpoint but the losses, which are BPB in another unit."""
     spec, proxy = record.spec, record.spec.proxy
-    final = _numbers("cost", asdict(record.cost))
+    final = numbers("cost", asdict(record.cost))
     params = {"size": proxy.size, "tokens": str(proxy.tokens), "seed": str(spec.seed)}
     params["policy"] = str(spec.feed.to_json()["policy"])
     texts: dict[str, str] = {}
     if mixture := _mixture(record):
-        final |= _shape(question.space, mixture)
-        params |= _params(mixture)
-        texts = _table(mixture)
+        final |= mixture_shape(question.space, mixture)
+        params |= mixture_params(mixture)
+        texts = mixture_table(mixture)
     end = record.trajectory[-1][0] if record.trajectory else proxy.tokens
     curve = [*record.trajectory, (end, record.metrics), (end, final)]
     points = {(tokens // 1000, k): v for tokens, m in curve for k, v in _measured(question.objective, m).items()}
@@ -203,7 +206,7 @@ def proxy_entry(question: Question, record: RunRecord) -> Entry:
 def search_entry(question: Question, results: Mapping[str, Any], files: Sequence[str]) -> Entry:
     """The answer, and the best proxy so far by the number of good proxies spent, in the order they were asked for."""
     mixture = Mixture.normalised({domain["name"]: domain["recommended"] for domain in results["domains"]})
-    final = _findings(results) | _shape(question.space, mixture)
+    final = _findings(results) | mixture_shape(question.space, mixture)
     best = list(enumerate(accumulate((results.get("swarm") or {}).get("objective", ()), min), 1))
     found = {part: results.get(part) for part in ("domains", "predicted", "fit", "validation", "swarm")}
     proxy, target = results.get("proxy") or {}, results.get("target") or {}
@@ -218,10 +221,10 @@ def search_entry(question: Question, results: Mapping[str, Any], files: Sequence
         tags=question.tags("search") | {"mixopt.job": question.name, NOTE: _note(results)},
         seconds=final.get("cost/seconds", 0.0),
         links={"mixopt.swarm_run_id": SWARM},
-        params={key: str(value) for key, value in params.items() if value is not None} | _params(mixture),
+        params={key: str(value) for key, value in params.items() if value is not None} | mixture_params(mixture),
         metrics=[*(("best/value", v, n) for n, v in best), *((k, v, len(best)) for k, v in final.items())],
         files=files,
-        texts=_table(mixture),
+        texts=mixture_table(mixture),
     )
 
 
@@ -232,9 +235,9 @@ def arm_entries(question: Question, validation: Mapping[str, Any]) -> list[Entry
         ours = arm == RECOMMENDED
         version = digest(json.dumps(body, sort_keys=True))
         mixture = Mixture.normalised(body["mixture"])
-        final = _arm(body) | _shape(question.space, mixture)
+        final = _arm(body) | mixture_shape(question.space, mixture)
         if ours:
-            final |= _numbers("obj/gain_over_prior", validation.get("gain_over_prior"))
+            final |= numbers("obj/gain_over_prior", validation.get("gain_over_prior"))
         setting = {"size": validation.get("size"), "tokens": validation.get("tokens"), "runs": len(body["objective"])}
         entries.append(
             Entry(
@@ -243,12 +246,19 @@ def arm_entries(question: Question, validation: Mapping[str, Any]) -> list[Entry
                 name=f"validate/{question.search}" if ours else f"baseline/{arm}",
                 version=version,
                 tags=question.tags("validate" if ours else "baseline"),
-                params={key: str(value) for key, value in setting.items() if value is not None} | _params(mixture),
+                params={key: str(value) for key, value in setting.items() if value is not None}
+                | mixture_params(mixture),
                 metrics=[(key, value, 0) for key, value in final.items()],
-                texts=_table(mixture),
+                texts=mixture_table(mixture),
             )
         )
     return entries
+
+
+def answer_entries(question: Question, results: Mapping[str, Any]) -> list[Entry]:
+    """What a search found: its answer with the report's files, and what was validated."""
+    files = [f"../{name}" for name in FILES]
+    return [search_entry(question, results, files), *arm_entries(question, results.get("validation") or {})]
 
 
 def _findings(results: Mapping[str, Any]) -> dict[str, float]:
@@ -257,18 +267,18 @@ def _findings(results: Mapping[str, Any]) -> dict[str, float]:
     ours = validation.get("arms", {}).get(RECOMMENDED)
     return {
         **(_arm(ours) if ours else {}),
-        **_numbers("obj", {"predicted": predicted.get("objective"), "predicted_low": low, "predicted_high": high}),
-        **_numbers("obj/gain_over_prior", validation.get("gain_over_prior")),
-        **_numbers("predicted", predicted.get("metrics")),
-        **_numbers("fit", {"runs": fit.get("runs"), **(fit.get("mean") or {})}),
-        **_numbers("fit/mean_loss", fit.get("mean_loss")),
-        **_numbers("cost", results.get("cost")),
+        **numbers("obj", {"predicted": predicted.get("objective"), "predicted_low": low, "predicted_high": high}),
+        **numbers("obj/gain_over_prior", validation.get("gain_over_prior")),
+        **numbers("predicted", predicted.get("metrics")),
+        **numbers("fit", {"runs": fit.get("runs"), **(fit.get("mean") or {})}),
+        **numbers("fit/mean_loss", fit.get("mean_loss")),
+        **numbers("cost", results.get("cost")),
     }
 
 
 def _arm(body: Mapping[str, Any]) -> dict[str, float]:
     means = {"obj/value": statistics.fmean(body["objective"])}
-    return _finite(means | {metric: statistics.fmean(values) for metric, values in body["metrics"].items()})
+    return finite(means | {metric: statistics.fmean(values) for metric, values in body["metrics"].items()})
 
 
 def _mixture(record: RunRecord) -> Mixture | None:
@@ -277,22 +287,25 @@ def _mixture(record: RunRecord) -> Mixture | None:
     return record.spec.feed.mixture if isinstance(record.spec.feed, Fixed) else None
 
 
-def _finite(values: Mapping[str, Any] | None) -> dict[str, float]:
+def finite(values: Mapping[str, Any] | None) -> dict[str, float]:
+    """The values that are finite numbers."""
     numbers = {k: v for k, v in (values or {}).items() if isinstance(v, int | float) and not isinstance(v, bool)}
     return {k: float(v) for k, v in numbers.items() if math.isfinite(v)}
 
 
-def _numbers(prefix: str, values: Mapping[str, Any] | None) -> dict[str, float]:
-    return {f"{prefix}/{key}": value for key, value in _finite(values).items()}
+def numbers(prefix: str, values: Mapping[str, Any] | None) -> dict[str, float]:
+    """The finite ones, their keys below a prefix."""
+    return {f"{prefix}/{key}": value for key, value in finite(values).items()}
 
 
 def _measured(objective: Objective, metrics: Mapping[str, float]) -> dict[str, float]:
-    finite = _finite(metrics)
-    value = {"obj/value": objective.value(finite)} if finite.keys() >= set(objective.metrics) else {}
-    return value | {key: value for key, value in finite.items() if not key.startswith("loss/")}
+    known = finite(metrics)
+    value = {"obj/value": objective.value(known)} if known.keys() >= set(objective.metrics) else {}
+    return value | {key: value for key, value in known.items() if not key.startswith("loss/")}
 
 
-def _shape(space: MixtureSpace, mixture: Mixture) -> dict[str, float]:
+def mixture_shape(space: MixtureSpace, mixture: Mixture) -> dict[str, float]:
+    """How far from the prior a mixture is, how often it repeats domains, how many it uses."""
     prior = space.prior_mixture
     shape = {
         "max_epochs": max(space.epochs(mixture).values()),
@@ -301,15 +314,17 @@ def _shape(space: MixtureSpace, mixture: Mixture) -> dict[str, float]:
         "l1_prior": math.fsum(abs(mixture[name] - prior[name]) for name in space.names),
         "zeros": sum(p == 0 for p in mixture.values()),
     }
-    return _numbers("mix", shape)
+    return numbers("mix", shape)
 
 
-def _params(mixture: Mixture) -> dict[str, str]:
+def mixture_params(mixture: Mixture) -> dict[str, str]:
+    """Proportions as text: all of them, or the largest of very many."""
     largest = sorted(mixture.items(), key=lambda item: -item[1])
     return {f"w.{name}": f"{p:.6g}" for name, p in largest[: None if _fits(mixture) else DOMAINS_SHOWN]}
 
 
-def _table(mixture: Mixture) -> dict[str, str]:
+def mixture_table(mixture: Mixture) -> dict[str, str]:
+    """Proportions as a file, where there are too many for parameters."""
     if _fits(mixture):
         return {}
     text = io.StringIO()

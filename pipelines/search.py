@@ -197,16 +197,18 @@ def refuse_too_many_failures(method: Method, study: Study) -> None:
         )
 
 
-def refuse_other_job(job: Job, out: Path) -> None:
-    """Raise JobError if the run directory holds another question's results. More proxies or other machines are fine."""
-    if not (out / "results.json").exists():
+def refuse_other_job(job: Job, out: Path, document: str = "results.json", about: Sequence[str] = IDENTITY) -> None:
+    """Raise JobError if the run directory holds another question's `document`. More proxies or other machines are fine."""
+    if not (out / document).exists():
         return
     before = flat(parse_yaml((out / LOCK).read_text(encoding="utf-8"), str(out / LOCK)))
     now = flat(parse_yaml(dump_yaml(job.to_json()), "this job"))
     changed = [
         f"{key} was {before.get(key)}, is {now.get(key)}"
         for key in sorted(before | now)
-        if key.partition(".")[0] in IDENTITY and key != "proxies.count" and before.get(key) != now.get(key)
+        if any(f"{key}.".startswith(f"{part}.") for part in about)
+        and key != "proxies.count"
+        and before.get(key) != now.get(key)
     ]
     if changed:
         raise JobError(f"{out}: holds the results of another job ({'; '.join(changed)}). Choose another --out.")

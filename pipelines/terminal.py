@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mixopt import uncertainty
+from mixopt.report_comparison import board, sentences
 
 
 class Terminal:
@@ -62,7 +63,31 @@ class Terminal:
     def comparison(self, command: str, address: str, chosen: str) -> None:
         """How to compare this search with others in MLflow."""
         start = f"run `{command}`, " if command else ""
-        self.lines([f"Compare in MLflow: {start}open {address} and filter by {chosen}"])
+        tail = f" and filter by {chosen}" if chosen else ""
+        self.lines([f"Compare in MLflow: {start}open {address}{tail}"])
+
+    def leaderboard(self, document: Mapping[str, Any], directory: Path) -> None:
+        """A finished comparison: both readings, best first, then what they mean."""
+        shown = board(document)
+        self.table(shown.header, shown.rows)
+        made = f"{document['runs_trained']} runs trained, {document['runs_reused']} found in the store, {document['seconds']:.0f} s."
+        where = f"Report: {directory / 'report.html'}"
+        self.lines([*sentences(document["rows"]), *document["verdict"].values(), *document["notes"], made, where])
+
+    def comparison_plan(self, found: Mapping[str, Any]) -> None:
+        """A dry run of a comparison."""
+        rows = [
+            [row["method"], f"{row['search_tokens']:,}", *(f"{tokens:,}" for tokens in row["final_tokens"])]
+            for row in found["methods"]
+        ]
+        self.table(["method", "search tokens, at most", "same final run", "same total, at least"], rows)
+        self.lines([f"# {reason}" for reason in found["reasons"]])
+        seeds = len(found["seeds"])
+        self.lines(
+            [
+                f"{seeds} seeds for each final run: at most about {_duration(found['seconds'])}, shared runs counted twice."
+            ]
+        )
 
     def plan(self, found: Mapping[str, Any]) -> None:
         """A dry run: the resolved job and its cost."""

@@ -59,4 +59,6 @@ class Olmix:
             return propose_near(found.p_D, other, study.objective, study.space, again, self.kl)
 
         best = recommend(study.space.names, study.objective, X_RD, Y_RM, law, found)
+        if not study.uncertainty:
+            return best
         return with_uncertainty(best, study.space, study.objective, (X_RD, Y_RM), law, optimum, rng)

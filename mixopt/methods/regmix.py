@@ -60,4 +60,6 @@ class RegMix:
             return simulation(other, objective, space, copy.deepcopy(again), 0.0, candidates, keep).p_D
 
         best = recommend(space.names, objective, X_RD, Y_RM, law, found)
+        if not study.uncertainty:
+            return best
         return with_uncertainty(best, space, objective, (X_RD, Y_RM), law, optimum, rng)
