@@ -5,8 +5,8 @@
     alpha    = (1 - c) alpha' / sum_k alpha'_k + c / D
     answer   = mean of alpha over the updates
 
-The maximum is taken token by token: a domain whose tokens are worse and better by turns counts as much as one that is
-worse everywhere. `clip: domain` takes it of the domain's mean difference instead, as the reimplementation does that the
+The maximum is taken token by token: tokens that are better than the reference's do not make up for those that are
+worse. `clip: domain` takes it of the domain's mean difference instead, as the reimplementation does that the
 paper of Aioli (arXiv:2411.05735) compares with; the two disagree. A domain of which nothing was drawn keeps its lambda.
 
 The paper samples all domains alike, weighs their losses by alpha and updates at every step. Here alpha is what is drawn,
