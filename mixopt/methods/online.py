@@ -1,6 +1,7 @@
 """A policy as a method: one run of the whole search budget, fed by the policy, whose answer is what it went through.
 
 The policy itself is the better answer for a backend that can follow it; the mixture is for all others.
+Source: ours; the papers are in mixopt/policies.
 """
 
 from __future__ import annotations
