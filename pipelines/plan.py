@@ -217,6 +217,7 @@ def rehearse(method: Method, study: Study) -> float:
 
 
 def _readings(policy: OnlinePolicy[Any], names: Sequence[str], proxy: Proxy) -> float:
+    """Of policies that hear of held-out losses alone; others are only asked whether they can begin."""
     step, total, seen, times = proxy.batch * proxy.sequence, proxy.tokens, 0, 1
 
     def signals() -> dict[str, FloatArray]:
