@@ -85,9 +85,7 @@ def _form(proxy: Proxy) -> dict[str, str | int]:
     return {"size": proxy.size, "sequence": proxy.sequence, "data": proxy.data}
 
 
-def _write(
-    folder: Path, run_id: str, tensors: dict[str, Tensor], header: dict[str, str], synced: bool = False
-) -> None:
+def _write(folder: Path, run_id: str, tensors: dict[str, Tensor], header: dict[str, str], synced: bool = False) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)

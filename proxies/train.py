@@ -194,7 +194,7 @@ class _Stack:
         draws = {}
         for slot, member in self._alive():
             blocks_TKB[:, slot], draws[slot] = member.blocks(steps)
-        listener = signals.Listener(self.members, self.references, self.program)
+        listener = signals.Listener(self.members, self.references, self.program, self.trainer.device)
         paces = self._paces({slot: (self.horizon, member.step) for slot, member in self._alive()}, steps)
         losses, heard = self._descend(self.state, self.rows.gather(blocks_TKB), paces, listener)
         losses_TK = losses.cpu().numpy()

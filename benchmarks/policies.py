@@ -1,0 +1,144 @@
+"""What it costs that policies are told something: training tokens per CPU second of a run that hears, against one that does not.
+
+    python benchmarks/policies.py [--json] [--smoke]
+
+Both go through the same mixture from the same start, a 1m proxy on 8 generated domains: fed by a fixed mixture, or by a
+policy of 20 rounds that asks for one signal. The two alternate in one process of one thread; numbers are medians. The
+runs are short, so that a round is three steps: what is measured at the end of a round weighs more here than in a search,
+therefore those rows say besides how many training steps one measurement takes. What has to be reached is that hearing
+the training losses, which come with every step, costs at most 2 %.
+
+`--smoke` runs it in tiny sizes, to see that it works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.proxy_cases import Advance, Case, Row, alternated, corpus, good, row, show
+from mixopt.domains import Manifest
+from mixopt.mixture import Mixture, Segment
+from mixopt.policy import Feedback, Gram, Signal, Train, Valid
+from mixopt.runs import RunSpec
+from pipelines.progress import Bars
+from proxies.parameters import init
+from proxies.program import program
+from proxies.signals import gram
+from proxies.tokens import Sampler, TokenStore
+from proxies.train import Trainer
+
+DOMAINS, ROUNDS, REPEATS, REACH = 8, 20, 9, 0.98
+GRAM = Gram(4)
+SIGNALS: dict[str, Signal] = {"training losses": Train(), "held-out losses": Valid(1.0), "Gram matrix": GRAM}
+FULL, TINY = Case("1m", 4096, 4, 60), Case("10k", 64, 2, 40)
+
+
+@dataclass(frozen=True)
+class Hears:
+    """The same mixture in rounds, and deaf to what it asks for."""
+
+    mixture: Mixture
+    needs: frozenset[Signal]
+
+    def init(self, names: Sequence[str], start: Feedback) -> tuple[int, int]:
+        """State: (tokens seen, tokens of the run)."""
+        return (0, start.total)
+
+    def segment(self, state: tuple[int, int]) -> Segment:
+        """A round."""
+        return Segment(self.mixture, state[1] // ROUNDS)
+
+    def update(self, state: tuple[int, int], feedback: Feedback) -> tuple[int, int]:
+        """(tokens seen, tokens of the run)."""
+        return (feedback.seen, feedback.total)
+
+    def load(self, body: Any) -> tuple[int, int]:
+        """(tokens seen, tokens of the run)."""
+        seen, total = body
+        return seen, total
+
+    def to_json(self) -> dict[str, Any]:
+        """What it asks for."""
+        return {"policy": "hears", "needs": [repr(signal) for signal in self.needs], "mixture": dict(self.mixture)}
+
+
+def rate(trainer: Trainer, spec: RunSpec) -> float:
+    """Training tokens per CPU second of this process."""
+    began = time.process_time()
+    good(list(trainer([spec])))
+    return spec.proxy.tokens / (time.process_time() - began)
+
+
+def hearing(case: Case, repeats: int, advance: Advance) -> Iterator[Row]:
+    """A row for each signal; the reach is for the training losses."""
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = corpus(Path(folder), case.vocabulary, DOMAINS)
+        (deaf,) = case.specs(manifest, 1)
+        growth = gram_memory(case, manifest, deaf) / 1e6  # while little else has been in memory
+        specs = {"deaf": deaf}
+        for what, signal in SIGNALS.items():
+            specs[what] = replace(deaf, feed=Hears(deaf.feed.mixture, frozenset({signal})))
+        runs = {what: partial(rate, Trainer(manifest.root), spec) for what, spec in specs.items()}
+        alternated(runs, 1, lambda _: None)  # warms up
+        rates = alternated(runs, repeats, advance)
+    median = {what: statistics.median(found) for what, found in rates.items()}
+    for what in SIGNALS:
+        reach = REACH if what == "training losses" else None
+        steps = case.steps * (median["deaf"] / median[what] - 1) / ROUNDS
+        paired = [own / other for own, other in zip(rates[what], rates["deaf"], strict=True)]
+        note = {"ratios": [round(min(paired), 3), round(max(paired), 3)], "steps_a_measurement": round(steps, 3)}
+        yield row(f"{case}: {what} heard, tokens per CPU second", median[what], median["deaf"], reach, **note)
+    gradients = 4 * DOMAINS * program(deaf.proxy, case.vocabulary, compiled=False).layout.sizes["head"] / 1e6
+    yield row(f"{case}: gradients of {DOMAINS} heads for a Gram matrix, MB", gradients, None, process_grew_by=growth)
+
+
+def gram_memory(case: Case, manifest: Manifest, spec: RunSpec) -> int:
+    """Bytes by which this process grows at most while it works out one Gram matrix."""
+    steps_of = program(spec.proxy, case.vocabulary, compiled=False)
+    store = TokenStore(manifest, spec.proxy.sequence)
+    sampler = Sampler(store, manifest.names, [store.blocks(name) for name in manifest.names], case.batch, spec.seed)
+    blocks_DN = sampler.coming(np.zeros(DOMAINS, dtype=np.int64), GRAM.rows)
+    weights, rows = init(steps_of.layout, spec.seed), torch.from_numpy(store.gather(blocks_DN))
+    Path("/proc/self/clear_refs").write_text("5")  # the most that was resident is what is
+    before = resident("VmHWM")
+    gram(steps_of, weights, rows)
+    return resident("VmHWM") - before
+
+
+def resident(what: str) -> int:
+    """Bytes of this process by a line of its status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
+
+
+def main() -> None:
+    """Measure, print, and end with the rows as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="end standard output with one JSON object")
+    parser.add_argument("--smoke", action="store_true", help="in tiny sizes")
+    asked = parser.parse_args()
+    case, repeats = (TINY, 1) if asked.smoke else (FULL, REPEATS)
+    torch.set_num_threads(1)
+    rows = []
+    with Bars().task("policies", repeats * (1 + len(SIGNALS))) as advance:
+        for found in hearing(case, repeats, lambda _: advance(1)):
+            rows.append(found)
+            show(found)
+    if asked.json:
+        print(json.dumps({"rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
