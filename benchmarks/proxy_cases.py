@@ -73,11 +73,11 @@ class Case:
         return specs
 
 
-def corpus(root: Path, vocabulary: int) -> Manifest:
+def corpus(root: Path, vocabulary: int, count: int = DOMAINS) -> Manifest:
     """Generated tokens, one file a domain; the held-out part is the same file."""
     rng = np.random.default_rng(0)
     domains = []
-    for d in range(DOMAINS):
+    for d in range(count):
         path = f"{d:02}.u16"
         rng.integers(0, vocabulary, TOKENS, dtype="<u2").tofile(root / path)
         split = Split(TOKENS, 4 * TOKENS, 1, (Shard(path, TOKENS),))
@@ -110,6 +110,14 @@ def row(what: str, value: float, peer: float | None, reach: float | None = None,
     ratio = value / peer if peer else None
     ok = None if reach is None or ratio is None else ratio >= reach
     return {"what": what, "value": value, "peer": peer, "ratio": ratio, "reach": reach, "ok": ok, "note": note}
+
+
+def show(found: Row) -> None:
+    """A row for people."""
+    against = "" if found["peer"] is None else f" against {found['peer']:.4g}, {found['ratio']:.3g}x"
+    wanted = "" if found["reach"] is None else f" (reach {found['reach']:g}: {'yes' if found['ok'] else 'NO'})"
+    note = f" {found['note']}" if found["note"] else ""
+    print(f"{found['what']}: {found['value']:.4g}{against}{wanted}{note}", flush=True)
 
 
 def forget(device: str) -> None:

@@ -37,7 +37,7 @@ import torch
 
 from benchmarks import proxy_gpu
 from benchmarks.bare_loop import Loop, read
-from benchmarks.proxy_cases import Advance, Case, Part, Row, alternated, corpus, forget, good, row
+from benchmarks.proxy_cases import Advance, Case, Part, Row, alternated, corpus, forget, good, row, show
 from mixopt.domains import Manifest
 from pipelines.local_executor import ONE_THREAD, LocalExecutor
 from proxies.train import Trainer
@@ -256,14 +256,6 @@ def progress(total: int) -> Iterator[Advance]:
         return
     with Bars().task("proxy throughput", total) as advance:
         yield lambda _: advance(1)
-
-
-def show(found: Row) -> None:
-    """A row for people."""
-    against = "" if found["peer"] is None else f" against {found['peer']:.4g}, {found['ratio']:.3g}x"
-    wanted = "" if found["reach"] is None else f" (reach {found['reach']:g}: {'yes' if found['ok'] else 'NO'})"
-    note = f" {found['note']}" if found["note"] else ""
-    print(f"{found['what']}: {found['value']:.4g}{against}{wanted}{note}", flush=True)
 
 
 def main() -> None:

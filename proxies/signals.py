@@ -92,14 +92,17 @@ def references(specs: Sequence[RunSpec], folder: Path | None, device: str) -> di
 class Listener:
     """Reads the losses of training rows for those members of a stack that hear them; false where none does."""
 
-    def __init__(self, members: Sequence[Member | None], references: Mapping[str, Tensor], program: Program) -> None:
+    def __init__(
+        self, members: Sequence[Member | None], references: Mapping[str, Tensor], program: Program, device: str
+    ) -> None:
         self.references, self.program = references, program
         self.heard: dict[Train | Excess, dict[int, Member]] = {}
         for slot, member in enumerate(members):
-            for signal in member.spec.feed.needs if member is not None else ():
-                if member is not None and isinstance(signal, Train | Excess):
-                    self.heard.setdefault(signal, {})[slot] = member
-        self._slots: dict[Train | Excess, Tensor] = {}
+            if member is not None:
+                for signal in member.spec.feed.needs:
+                    if isinstance(signal, Train | Excess):
+                        self.heard.setdefault(signal, {})[slot] = member
+        self._slots = {signal: torch.tensor(list(those), device=device) for signal, those in self.heard.items()}
 
     def __bool__(self) -> bool:
         return bool(self.heard)
@@ -107,10 +110,7 @@ class Listener:
     def read(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """What is heard [Q, B] of a step on rows [K, B, S + 1] whose tokens had these losses [K, B, S]."""
         found = []
-        for signal, members in self.heard.items():
-            if signal not in self._slots:
-                self._slots[signal] = torch.tensor(list(members), device=rows.device)
-            slots = self._slots[signal]
+        for signal, slots in self._slots.items():
             losses = tokens[slots]
             if isinstance(signal, Excess):
                 losses = losses - self._referred(signal, rows[slots])
@@ -134,6 +134,17 @@ class Listener:
                 if isinstance(signal, Excess):
                     member.read_tokens += len(domains_TB) * member.course.step_tokens
                 q += 1
+
+
+def gram(program: Program, weights: Tensor, rows: Tensor) -> Tensor:
+    """Inner products [D, D] of the gradients in the head of the mean losses of rows [D, N, S + 1], of one model [P].
+
+    Takes D * d * V * 4 bytes for the gradients of all domains.
+    """
+    gradients = torch.empty(len(rows), program.layout.sizes["head"], device=weights.device)
+    for gradient, own in zip(gradients, rows, strict=True):
+        gradient.copy_(program.head_gradient(weights[None], own[None]).flatten())
+    return gradients @ gradients.mT
 
 
 @dataclass(frozen=True)
@@ -199,17 +210,11 @@ class Signals:
             return {slot: losses[slot] for slot in members}
         return self._drops(signal, members, losses)
 
-    def _gram(self, member: Member, weights: Tensor, rows: int) -> FloatArray:
-        """Inner products [D, D] of the domains' gradients in the head, of one model [P] on the next rows of each.
-
-        Takes D * d * V * 4 bytes: all domains' gradients at once, of one member at a time.
-        """
-        blocks_DN = member.sampler.coming(member.drawn_D, rows)
-        gradients = torch.empty(len(blocks_DN), self.program.layout.sizes["head"], device=weights.device)
-        for gradient, blocks_N in zip(gradients, blocks_DN, strict=True):
-            gradient.copy_(self.program.head_gradient(weights[None], self.rows.gather(blocks_N[None])).flatten())
+    def _gram(self, member: Member, weights: Tensor, count: int) -> FloatArray:
+        """The Gram matrix [D, D] of one model [P] on the next `count` rows of each domain."""
+        blocks_DN = member.sampler.coming(member.drawn_D, count)
         member.read_tokens += blocks_DN.size * member.spec.proxy.sequence
-        return (gradients @ gradients.mT).double().cpu().numpy()
+        return gram(self.program, weights, self.rows.gather(blocks_DN)).double().cpu().numpy()
 
     def _drops(self, signal: Drops, members: Mapping[int, Member], before: Found) -> Found:
         """By how much the losses [D] of domain i (row) fall in a probe of domain j (column).

@@ -77,7 +77,7 @@ class Trainer:
             try:
                 rows = _rows(self.data, proxy.sequence, self.device)
                 slots = slots // 2 if slots else self._width(wanted, specs, manifest)
-                for record in _Stack(manifest, rows, waiting, slots, self).train():
+                for record in Stack(manifest, rows, waiting, slots, self).train():
                     waiting.remove(record.spec)
                     stack = str(slots) if slots >= wanted else f"{slots} of {wanted} asked for: memory"
                     yield replace(record, machine={**record.machine, "stack": stack})
@@ -107,7 +107,9 @@ class Trainer:
         return min(self.slots or wanted, 1 << (wanted - 1).bit_length(), 1 << (room.bit_length() - 1))
 
 
-class _Stack:
+class Stack:
+    """Runs that train together, turn by turn: `train` takes all of them."""
+
     def __init__(
         self, manifest: Manifest, rows: Gather, specs: Sequence[RunSpec], slots: int, trainer: Trainer
     ) -> None:
@@ -133,30 +135,35 @@ class _Stack:
     def train(self) -> Iterator[RunRecord]:
         """Every step of every run; a record as each ends."""
         kept, pause = time.monotonic(), self.trainer.every
-        while True:
-            for slot, member in enumerate(self.members):
-                if member is None and self.queue:
-                    self._join(slot, self.queue.popleft())
-            alive = self._alive()
-            if not alive:
-                return
-            began = time.perf_counter()
-            self._advance(min(self.chunk, *(self._distance(member) for _, member in alive)))
-            if time.perf_counter() - began > self.trainer.every / 4:
-                self.chunk = max(1, self.chunk // 2)  # keep chunks short where steps are slow
-            self._attend(alive)
-            share = (time.perf_counter() - began) / len(alive)
-            for slot, member in alive:
-                member.seconds += share
-                if member.ended:
-                    self.members[slot] = None
-                    self._leave(slot, member)
-                    yield self._record(member)
+        while self._seated():
+            yield from self.turn()
             if self.trainer.partial is not None and time.monotonic() - kept >= pause:
                 began = time.monotonic()
                 self._keep(self.trainer.partial)
                 kept = time.monotonic()
                 pause = max(self.trainer.every, SAVING * (kept - began))
+
+    def turn(self) -> Iterator[RunRecord]:
+        """The steps up to where some run needs something, and that; a record of each run that has ended."""
+        alive, began = self._seated(), time.perf_counter()
+        self._advance(min(self.chunk, *(self._distance(member) for _, member in alive)))
+        if time.perf_counter() - began > self.trainer.every / 4:
+            self.chunk = max(1, self.chunk // 2)  # keep chunks short where steps are slow
+        self._attend(alive)
+        share = (time.perf_counter() - began) / len(alive)
+        for slot, member in alive:
+            member.seconds += share
+            if member.ended:
+                self.members[slot] = None
+                self._leave(slot, member)
+                yield self._record(member)
+
+    def _seated(self) -> list[tuple[int, Member]]:
+        """The runs in training, once every free slot has gone to a run in the queue."""
+        for slot, member in enumerate(self.members):
+            if member is None and self.queue:
+                self._join(slot, self.queue.popleft())
+        return self._alive()
 
     def _alive(self) -> list[tuple[int, Member]]:
         return [(slot, member) for slot, member in enumerate(self.members) if member is not None]
@@ -194,7 +201,7 @@ class _Stack:
         draws = {}
         for slot, member in self._alive():
             blocks_TKB[:, slot], draws[slot] = member.blocks(steps)
-        listener = signals.Listener(self.members, self.references, self.program)
+        listener = signals.Listener(self.members, self.references, self.program, self.trainer.device)
         paces = self._paces({slot: (self.horizon, member.step) for slot, member in self._alive()}, steps)
         losses, heard = self._descend(self.state, self.rows.gather(blocks_TKB), paces, listener)
         losses_TK = losses.cpu().numpy()

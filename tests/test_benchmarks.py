@@ -89,3 +89,14 @@ def test_laws_on_a_generated_swarm(tmp_path: Path) -> None:
     check(rows)
     errors = {row["what"]: row["value"] for row in rows}
     assert errors["effdata, 30 runs: error"] < 0.5 * errors["linear, 30 runs: error"]
+
+
+def test_policies_that_hear() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "policies.py"), "--smoke", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    rows = json.loads(ended.stdout.splitlines()[-1])["rows"]
+    check(rows)
+    assert [row["reach"] for row in rows] == [0.98, None, None, None]
+    assert rows[-1]["value"] == pytest.approx(8 * 32 * 64 * 4 / 1e6)
