@@ -274,8 +274,10 @@ def reason(records: Sequence[RunRecord], own: Sequence[Watched]) -> str:
     if len(failed) >= len(records):
         return f"its runs failed: {failed[0].error.strip().splitlines()[-1]}"
     if not own:
-        kind = records[0].spec.feed.to_json()["policy"]
-        return f"{NO_LAW}: the policy {kind} has no matrix A"
+        body = records[0].spec.feed.to_json()
+        while "inner" in body:  # what it is wrapped in has the matrix of what is within
+            body = body["inner"]
+        return f"{NO_LAW}: the policy {body['policy']} has no matrix A"
     if not any(one.sweeps for one in own):
         return "no segment that is as long as a probe reaches a point and leaves room for one"
     return "its A prefers no domain, or there was none yet, at every point"

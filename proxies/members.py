@@ -16,7 +16,7 @@ import numpy as np
 
 from mixopt.errors import JobError
 from mixopt.mixture import FloatArray, Mixture, Segment
-from mixopt.policy import Drops, Excess, Feedback, Train, plain
+from mixopt.policy import Drops, Excess, Feedback, Train, asked, plain
 from mixopt.runs import RunSpec
 from proxies.optim import Horizon
 from proxies.tokens import IntArray, Sampler
@@ -58,7 +58,8 @@ class Tally:
 class Member:
     """A run of a stack, to be begun or resumed.
 
-    `state` is its policy's, `segment` what it trains on now, `until` the step at which that ends, `drawn_D` the rows drawn.
+    `state` is its policy's, `segment` what it trains on now, `until` the step at which that ends, `asked` what is
+    measured then, `drawn_D` the rows drawn.
     """
 
     spec: RunSpec
@@ -136,12 +137,12 @@ class Member:
 
     def _enter(self, step: int) -> None:
         """Read the policy's segment: at least one step long, at most to the end."""
-        self.segment = self.spec.feed.segment(self.state)
+        self.segment, self.asked = self.spec.feed.segment(self.state), asked(self.spec.feed, self.state)
         length = max(1, round(self.segment.tokens / self.course.step_tokens))
         self.until = min(self.course.steps, step + length)
         none = [0] * len(self.course.names)
-        self.tallies = {s.name: Tally(none, none) for s in self.spec.feed.needs if isinstance(s, Train | Excess)}
-        for signal in self.spec.feed.needs:
+        self.tallies = {s.name: Tally(none, none) for s in self.asked if isinstance(s, Train | Excess)}
+        for signal in self.asked:
             if isinstance(signal, Drops) and self.until < self.course.steps:
                 self._check_probe(probe_steps(signal, self.course.steps), length)
 

@@ -99,7 +99,7 @@ class Listener:
         self.heard: dict[Train | Excess, dict[int, Member]] = {}
         for slot, member in enumerate(members):
             if member is not None:
-                for signal in member.spec.feed.needs:
+                for signal in member.asked:
                     if isinstance(signal, Train | Excess):
                         self.heard.setdefault(signal, {})[slot] = member
         self._slots = {signal: torch.tensor(list(those), device=device) for signal, those in self.heard.items()}
@@ -180,7 +180,7 @@ class Signals:
         """
         asked: dict[Signal, dict[int, Member]] = {}
         for slot, member in members.items():
-            for signal in sorted(member.spec.feed.needs, key=repr):
+            for signal in sorted(member.asked, key=repr):
                 asked.setdefault(signal, {})[slot] = member
         told: dict[int, dict[str, FloatArray]] = {slot: {} for slot in members}
         known = {1.0: dict(whole)}

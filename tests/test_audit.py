@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -370,7 +369,6 @@ def test_a_directory_that_cannot_be_audited(
     assert not (searched / "audit.json").exists()
 
 
-@pytest.mark.skipif(find_spec("proxies.signals") is None, reason="the trainer does not measure drops")
 def test_audit_on_trained_proxies(known: None, mixopt: Run, texts: Path, tmp_path: Path) -> None:
     """The trainer takes the same way to the last bit when it is watched, and goes back after every probe."""
     job = job_file(texts, tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,6 @@ from proxies.toy import Toy
 from proxies.train import Trainer
 
 RNG = np.random.default_rng(0)
-needs_signals = pytest.mark.skipif(
-    "weights" not in {field.name for field in fields(Trainer)},
-    reason="this trainer keeps no weights and measures neither excess losses nor gradients",
-)
 
 
 def conclude(study: Study, method: Method, train: Train, folder: Path) -> tuple[list[RunRecord], Recommendation]:
@@ -145,7 +141,6 @@ def small_study(corpus: Manifest, proxy: Proxy) -> Study:
     return Study(space, Objective({f"bpb/{name}": 1.0 for name in space.names}), proxy, count=4)
 
 
-@needs_signals
 def test_doremi_on_a_trainer(corpus: Manifest, proxy: Proxy, tmp_path: Path) -> None:
     """The reference is kept and compared with, the run ends, and asking again trains nothing."""
     study, method = small_study(corpus, proxy), DoReMi(rounds=8)
@@ -162,7 +157,6 @@ def test_doremi_on_a_trainer(corpus: Manifest, proxy: Proxy, tmp_path: Path) -> 
     assert again[1] == found
 
 
-@needs_signals
 def test_doge_on_a_trainer(corpus: Manifest, proxy: Proxy, tmp_path: Path) -> None:
     """One run; its Gram matrix is one; the answer is no longer uniform.
 

@@ -15,7 +15,6 @@ from mixopt.policies.skillit import SkillIt
 from mixopt.policy import Feedback
 from mixopt.yaml_text import parse_yaml
 from pipelines.plan import cost, rehearse, setting, sketch
-from proxies import train
 
 Run = Callable[..., tuple[int, dict, str]]
 NAMES = ("code", "law", "web")
@@ -37,9 +36,6 @@ validate: {{seeds: {seeds}}}
 """
 AIOLI = "{name: aioli, eta: 1.0, rounds: 4, sweeps: 2, start: {code: 0.4, law: 0.2, web: 0.4}}"
 SKILLIT = "{name: skillit, rounds: 4}"
-measured = pytest.mark.skipif(
-    getattr(train, "SIGNALS", None) == frozenset({"valid"}), reason="the trainer tells a policy nothing at the start"
-)
 
 
 def write(texts: Path, scratch: Path, method: str, seeds: int = 0) -> Path:
@@ -52,7 +48,6 @@ def parsed(method: str) -> Job:
     return parse(parse_yaml(JOB.format(store="s", texts="t", method=method, seeds=3), "test"), "test")
 
 
-@measured
 def test_aioli_from_the_job_to_the_report(mixopt: Run, texts: Path, scratch: Path) -> None:
     job, out = write(texts, scratch, AIOLI, seeds=3), scratch.parent / "out"
     code, found, seen = mixopt("search", job, "--out", out)
@@ -75,7 +70,6 @@ def test_aioli_from_the_job_to_the_report(mixopt: Run, texts: Path, scratch: Pat
     assert results["cost"]["flops"] == pytest.approx(planned["flops"], rel=0.2)  # the derived settings differ a little
 
 
-@measured
 def test_skillit_from_the_job_to_the_report(mixopt: Run, texts: Path, scratch: Path) -> None:
     job, out = write(texts, scratch, SKILLIT), scratch.parent / "out"
     code, found, seen = mixopt("search", job, "--out", out)

@@ -78,6 +78,12 @@ class Limited:
         return self.policy.needs
 
     @property
+    def asks(self) -> Callable[[State], frozenset[Signal]]:
+        """The policy's own, if it has one."""
+        inner = self.policy.asks  # type: ignore[attr-defined]
+        return lambda state: inner(state.inner)
+
+    @property
     def matrix(self) -> Callable[[State], FloatArray | None]:
         """The policy's own, if it has one."""
         inner = self.policy.matrix  # type: ignore[attr-defined]
