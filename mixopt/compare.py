@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
@@ -216,8 +217,13 @@ def row(
 
 
 def order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Best first, by the gain at the same total; those with an error at the end."""
-    return sorted(rows, key=lambda r: -r["same_total"]["gain"]["mean"] if r["same_total"] else float("inf"))
+    """Best first, by the gain at the same total; uniform before its equals, those with an error at the end."""
+
+    def place(found: Mapping[str, Any]) -> tuple[float, bool]:
+        total = found["same_total"]
+        return -total["gain"]["mean"] if total else math.inf, found["method"] != UNIFORM
+
+    return sorted(rows, key=place)
 
 
 def ranked(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -338,7 +344,8 @@ def _evidence(record: RunRecord) -> dict[str, float]:
     """What the policy tells of its run, and the part of its tokens that were trained beside it."""
     feed, trained = record.spec.feed, record.cost.tokens
     beside = trained - sum(part.tokens for part in record.trace)
-    told = dict(feed.evidence(feed.load(record.state))) if isinstance(feed, Telling) else {}
+    tells = isinstance(feed, Telling) and record.state is not None  # records of older trainers have no state
+    told = dict(feed.evidence(feed.load(record.state))) if tells else {}
     return told | ({"beside_share": beside / trained} if beside else {})
 
 

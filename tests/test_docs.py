@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import typer
 
+import pipelines.cli_compare
 import pipelines.cli_proxies
-import pipelines.cli_tables  # noqa: F401 - like the line above, registers its commands
+import pipelines.cli_tables  # noqa: F401 - like the lines above, registers its commands
 from mixopt.job import Job, Section, load, parse
 from mixopt.laws import LAWS
 from mixopt.methods import METHODS
