@@ -344,8 +344,9 @@ def _evidence(record: RunRecord) -> dict[str, float]:
     """What the policy tells of its run, and the part of its tokens that were trained beside it."""
     feed, trained = record.spec.feed, record.cost.tokens
     beside = trained - sum(part.tokens for part in record.trace)
-    tells = isinstance(feed, Telling) and record.state is not None  # records of older trainers have no state
-    told = dict(feed.evidence(feed.load(record.state))) if tells else {}
+    told: dict[str, float] = {}
+    if isinstance(feed, Telling) and record.state is not None:  # records of older trainers have none
+        told |= feed.evidence(feed.load(record.state))
     return told | ({"beside_share": beside / trained} if beside else {})
 
 
