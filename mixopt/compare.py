@@ -18,29 +18,23 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 from mixopt.errors import InfeasibleSpace, JobError, RunFailed
-from mixopt.policy import Fixed, OnlinePolicy
+from mixopt.methods.online import limited
+from mixopt.policy import Fixed, OnlinePolicy, told
 from mixopt.runs import Objective, Proxy, RunRecord, RunSpec, Swarm
 from mixopt.study import Adapting, Method, Study
 from mixopt.validate import LEVEL, PRIOR, UNIFORM, Interval
 
 SCHEMA = "mixopt.compare/v1"
 READINGS = {"same_total": "same total", "same_final": "same final run"}
-
-
-@runtime_checkable
-class Telling(Protocol):
-    """A policy with something to say about a run, such as the share of its tokens that went into probes."""
-
-    def evidence(self, state: Any) -> Mapping[str, float]:
-        """Numbers by name, from the policy's last state."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +111,7 @@ def answer(name: str, method: Method, study: Study) -> tuple[OnlinePolicy[Any], 
     """
     rng = np.random.default_rng([study.seed, 1])
     if isinstance(method, Adapting):
-        return method.policy(study, rng), ()
+        return limited(method.policy(study, rng), study.space), ()
     try:
         return method.recommend(study, rng).feed, ()
     except InfeasibleSpace as e:
@@ -216,8 +210,13 @@ def row(
 
 
 def order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Best first, by the gain at the same total; those with an error at the end."""
-    return sorted(rows, key=lambda r: -r["same_total"]["gain"]["mean"] if r["same_total"] else float("inf"))
+    """Best first, by the gain at the same total; uniform before its equals, those with an error at the end."""
+
+    def place(found: Mapping[str, Any]) -> tuple[float, bool]:
+        total = found["same_total"]
+        return -total["gain"]["mean"] if total else math.inf, found["method"] != UNIFORM
+
+    return sorted(rows, key=place)
 
 
 def ranked(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -336,10 +335,9 @@ def _proportions(record: RunRecord) -> list[list[Any]]:
 
 def _evidence(record: RunRecord) -> dict[str, float]:
     """What the policy tells of its run, and the part of its tokens that were trained beside it."""
-    feed, trained = record.spec.feed, record.cost.tokens
+    trained = record.cost.tokens
     beside = trained - sum(part.tokens for part in record.trace)
-    told = dict(feed.evidence(feed.load(record.state))) if isinstance(feed, Telling) else {}
-    return told | ({"beside_share": beside / trained} if beside else {})
+    return told(record.spec.feed, record.state) | ({"beside_share": beside / trained} if beside else {})
 
 
 def _saves(gain: Mapping[str, float]) -> str:

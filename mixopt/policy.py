@@ -136,6 +136,19 @@ class Averaged(OnlinePolicy[S], Protocol[S]):
         """The mixture that the run recommends."""
 
 
+class Telling(OnlinePolicy[S], Protocol[S]):
+    """A policy with something to say about its run, such as the part of its tokens that went into probes."""
+
+    def evidence(self, state: S) -> Mapping[str, float]:
+        """Numbers by name."""
+
+
+def told(policy: OnlinePolicy[Any], body: Any) -> dict[str, float]:
+    """What a policy tells of a run that ended in this state, as `plain` made it; nothing for most, or without a state."""
+    evidence = getattr(policy, "evidence", None)
+    return {} if evidence is None or body is None else dict(evidence(policy.load(body)))
+
+
 def asked(policy: OnlinePolicy[S], state: S) -> frozenset[Signal]:
     """Signals to measure when the segment of this state ends: those that the policy `asks` for, or all it `needs`."""
     asks = getattr(policy, "asks", None)

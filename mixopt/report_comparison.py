@@ -38,27 +38,30 @@ def write(document: Results, out: Path) -> list[Path]:
 
 def board(document: Results) -> Table:
     """The leaderboard: both gains with half of their intervals, what they cost, and what got worst."""
-    rows = ranked(document["rows"])
-    decimals = places(row[name]["gain"]["mean"] for row in rows for name in READINGS)
-    header = (
-        "Method",
-        *(f"Gain, {words}" for words in READINGS.values()),
-        "Search tokens",
-        "Final tokens",
-        "Worst domain",
-    )
-    return Table(header, [_line(row, decimals) for row in rows], "lrrrrr")
+    rows = [cells(row, digits(document)) for row in ranked(document["rows"])]
+    header = ("Method", *(words.capitalize() for words in READINGS.values()), "Search", "Final", "Worst domain")
+    return Table(header, [(name, *map(_joined, gains), *costs, worst) for name, gains, costs, worst in rows], "lrrrrr")
 
 
-def _line(row: Mapping[str, Any], decimals: int) -> tuple[str, ...]:
-    gains, worst, last = ["as uniform"] * 2, row["worst_domain"], "as uniform"
-    if row["method"] == UNIFORM:
-        gains, last = ["reference"] * 2, MISSING
-    elif not row["as_uniform"]:
-        found = [row[name]["gain"] for name in READINGS]
-        gains = [f"{signed(g['mean'], decimals)} ± {(g['high'] - g['low']) / 2:.{decimals}f}" for g in found]
-        last = f"{worst['name']} {signed(worst['change_percent'], 1)} %"
-    return row["method"], *gains, scaled(row["search"]["tokens"]), scaled(row["same_total"]["tokens"]), last
+def cells(row: Mapping[str, Any], decimals: int) -> tuple[str, list[tuple[str, str]], tuple[str, str], str]:
+    """Method, both gains with half of their intervals, tokens of the search and of the final run, the worst domain."""
+    costs = scaled(row["search"]["tokens"]), scaled(row["same_total"]["tokens"])
+    if row["as_uniform"]:
+        said = "reference" if row["method"] == UNIFORM else "as uniform"
+        return row["method"], [(said, "")] * 2, costs, MISSING
+    found = [row[name]["gain"] for name in READINGS]
+    gains = [(signed(g["mean"], decimals), f"{(g['high'] - g['low']) / 2:.{decimals}f}") for g in found]
+    worst = row["worst_domain"]
+    return row["method"], gains, costs, f"{worst['name']} {signed(worst['change_percent'], 1)} %"
+
+
+def digits(document: Results) -> int:
+    """Decimals that all gains share."""
+    return places(row[name]["gain"]["mean"] for row in ranked(document["rows"]) for name in READINGS)
+
+
+def _joined(gain: tuple[str, str]) -> str:
+    return " ±".join(filter(None, gain))
 
 
 def _page(document: Results) -> Page:
@@ -92,7 +95,7 @@ def _subtitle(document: Results) -> str:
 
 def _tiles(document: Results) -> list[tuple[str, str, str]]:
     rows, tiles = rivals(document["rows"]), []
-    decimals = places(row[name]["gain"]["mean"] for row in rows for name in READINGS)
+    decimals = digits(document)
     for name, words in READINGS.items():
         if rows:
             first = max(rows, key=lambda row: row[name]["gain"]["mean"])
@@ -117,7 +120,11 @@ def _leaderboard(document: Results) -> list[Block]:
     blocks: list[Block] = [document["verdict"]["same_final"], about]
     if rivals(document["rows"]):
         caption = "Lines are the intervals; filled marks are those that exclude zero. Uniform is the line at zero in both readings."
-        blocks += [Chart("forest", caption), "Behind the ± is half of the interval.", board(document)]
+        blocks += [
+            Chart("forest", caption),
+            "Gains, with half of the interval behind the ±; tokens of the search and of the final run at the same total.",
+            board(document),
+        ]
         blocks.append(
             "The worst domain is that whose bits per byte rise most against uniform in the same final run, in percent of uniform's."
         )

@@ -14,7 +14,7 @@ from typing import Any
 from mixopt import page
 from mixopt.compare import READINGS, rivals
 from mixopt.mixture import Mixture
-from mixopt.report_comparison import board, sentences
+from mixopt.report_comparison import board, cells, digits, sentences
 from pipelines.outbox import (
     NOTE,
     PARENT,
@@ -29,10 +29,15 @@ from pipelines.outbox import (
 )
 
 FILES = ("report.html", "report.md", "leaderboard.csv", "compare.json", "job.lock.yaml")
+ORDER = "gain/same_total"
 COLUMNS = (
-    *("gain/same_total", "gain/same_total_low", "gain/same_total_high"),
-    *("gain/same_final", "gain/same_final_low", "gain/same_final_high"),
-    *("cost/search_tokens", "cost/final_tokens", "cost/seconds", "worst_domain/change"),
+    "1 same total",
+    "2 half 95 pct",
+    "3 same final",
+    "4 half 95 pct",
+    "5 search",
+    "6 final run",
+    "7 worst domain",
 )
 
 
@@ -55,37 +60,49 @@ def comparison_entries(question: Question, document: Mapping[str, Any]) -> list[
         view={
             "key": digest(f"compare/{name}"),
             "tags": {"mixopt.kind": "method", **this},
-            "order": COLUMNS[0],
-            "metrics": COLUMNS,
+            "order": ORDER,
+            "params": COLUMNS,
         },
     )
-    return [own, *(_method(question, row, own, this) for row in document["rows"])]
+    return [own, *(_method(question, row, own, _shown(row, digits(document))) for row in document["rows"])]
 
 
-def _method(question: Question, row: Mapping[str, Any], parent: Entry, this: Mapping[str, str]) -> Entry:
-    """One method: its gains are what the table is sorted by."""
+def _shown(row: Mapping[str, Any], decimals: int) -> dict[str, str]:
+    """The method's line of the leaderboard as parameters: short, since columns are narrow."""
+    if row["error"]:
+        return dict.fromkeys(COLUMNS, "") | {COLUMNS[0]: "failed"}
+    _, gains, costs, worst = cells(row, decimals)
+    return dict(zip(COLUMNS, (*gains[0], *gains[1], *costs, worst), strict=True))
+
+
+def _method(question: Question, row: Mapping[str, Any], parent: Entry, shown: Mapping[str, str]) -> Entry:
+    """One method: `shown` is its line of the leaderboard, its gains are what the table is sorted by.
+
+    One that failed is a run like the others, so that it is replaced with them.
+    """
     mixture = Mixture.normalised(row["mixture"]) if row["mixture"] else None
     final = _gains(row) | numbers("cost", _cost(row)) | numbers("evidence", row["evidence"])
+    params = {"method": row["name"], **{f"method.{key}": value for key, value in row["knobs"].items()}, **shown}
+    params |= {"size": parent.params["target.size"], "tokens": parent.params["target.tokens"]}
+    tags = question.tags("method") | {"mixopt.comparison": parent.tags["mixopt.comparison"]}
     if row["worst_domain"]:
         final["worst_domain/change"] = row["worst_domain"]["change_percent"]
+    if row["error"]:
+        tags["mixopt.failure"] = row["error"]
+    if said := sentences([row]):
+        tags[NOTE] = "\n\n".join(said)
     if mixture:
         final |= mixture_shape(question.space, mixture)
-    params = {"method": row["name"], **{f"method.{key}": value for key, value in row["knobs"].items()}}
-    params |= {"size": parent.params["target.size"], "tokens": parent.params["target.tokens"]}
-    if row["worst_domain"]:
-        params["worst_domain"] = row["worst_domain"]["name"]
-    failed = {"mixopt.failure": row["error"]} if row["error"] else {}
-    note = {NOTE: "\n\n".join(said)} if (said := sentences([row])) else {}
+        params |= mixture_params(mixture)
     return Entry(
         experiment=question.experiment,
         key=f"method/{parent.key}/{row['method']}",
         name=row["method"],
         version=parent.version,
-        tags=question.tags("method") | dict(this) | failed | note,
-        seconds=final.get("cost/seconds", 0.0),
-        error=row["error"],
+        tags=tags,
+        seconds=final["cost/seconds"],
         links={PARENT: parent.key},
-        params={key: str(value) for key, value in params.items()} | (mixture_params(mixture) if mixture else {}),
+        params={key: str(value) for key, value in params.items()},
         metrics=[*((key, value, 0) for key, value in final.items()), *_proportions(row)],
         texts=mixture_table(mixture) if mixture else {},
     )

@@ -194,12 +194,11 @@ class Mirror:
 
     def _show(self, experiment: str, view: Mapping[str, Any]) -> None:
         """Keep a view with the experiment, as MLflow's "share" button does, and its address in the outbox's folder."""
-        metrics = [f"metrics.`{clean(metric)}`" for metric in view["metrics"]]
         state = {
             "searchFilter": " AND ".join(f"tags.`{key}` = '{value}'" for key, value in view["tags"].items()),
             "orderByKey": f"metrics.`{clean(view['order'])}`",
             "orderByAsc": False,
-            "selectedColumns": metrics,
+            "selectedColumns": [f"params.`{clean(param)}`" for param in view["params"]],
         }
         self._client.set_experiment_tag(experiment, f"{SHARED_VIEW}{view['key']}", json.dumps(state))
         address = f"/#/experiments/{experiment}/runs?viewStateShareKey={view['key']}"

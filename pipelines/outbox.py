@@ -53,7 +53,8 @@ class Entry:
     where it had failed. `time` is when it ended, in milliseconds, after `seconds`. `links` maps tags to the keys of
     the runs whose identifiers they take; `metrics` holds (key, value, step); `files` are relative to the outbox,
     `texts` are file contents by name. An `error` makes it a failed run. A `view` says how a table of the experiment's runs
-    is to be looked at: `key` names it, it shows the runs with `tags`, the `metrics` as columns, the largest `order` first.
+    is to be looked at: `key` names it, it shows the runs with `tags`, `params` as columns, those with the largest metric
+    `order` first.
     """
 
     experiment: str

@@ -26,17 +26,17 @@ HOMES = {
     "safetensors": ["proxies/checkpoint.py"],
     "ray": ["pipelines/ray_executor.py"],
     "mlflow": ["pipelines/mlflow_tracker.py"],
-    "typer": ["pipelines/cli.py", "pipelines/cli_online.py", "pipelines/cli_proxies.py", "pipelines/cli_tables.py"],
+    "typer": [f"pipelines/{name}.py" for name in ("cli", "cli_compare", "cli_online", "cli_proxies", "cli_tables")],
     "threadpoolctl": ["pipelines/cli.py"],
     "rich": ["pipelines/progress.py", "pipelines/terminal.py"],
 }
 # each line of mixopt/ imports only from the lines below it (docs/decisions.md says where this order comes from)
 ORDER = [
-    ["report"],
-    ["report_text"],
-    ["report_uncertainty", "plots"],
+    ["report", "report_comparison"],
+    ["report_text", "page"],
+    ["report_uncertainty", "plots", "plots_comparison"],
     ["drawing"],
-    ["report_numbers", "report_blocks", "results"],
+    ["report_numbers", "report_blocks", "results", "compare"],
     ["search", "store", "job"],
     ["backends", "methods", "validate", "handoff", "tables"],
     ["mixmin", "recommend", "sections"],

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import typer
 
+import pipelines.cli_compare
 import pipelines.cli_online
 import pipelines.cli_proxies
 import pipelines.cli_tables  # noqa: F401 - like the lines above, registers its commands

@@ -330,6 +330,27 @@ def test_a_changed_answer_replaces_the_old_one(
     assert "obj/value" not in run.data.metrics
 
 
+def test_a_view_is_kept_with_the_experiment(uri: str, client: Any, question: Question, tmp_path: Path) -> None:
+    (tmp_path / "tracking").mkdir()
+    mirror = Mirror(uri, tmp_path / "tracking")
+    view = {"key": "0123456789ab", "tags": {"mixopt.kind": "method"}, "order": "gain/x", "params": ("1 x", "2 y")}
+    assert "filter" not in screen(uri, out=tmp_path).address
+    assert screen(uri, out=tmp_path).filter
+    mirror.write(replace(swarm_entry(question), view=view))
+    for key, gain in (("low", -1.0), ("high", 1.0)):
+        tags = question.tags("method")
+        mirror.write(Entry(experiment=question.experiment, key=key, name=key, tags=tags, metrics=[("gain/x", gain, 0)]))
+    experiment = client.get_experiment_by_name(question.experiment)
+    state = json.loads(experiment.tags["mlflow.sharedViewState.0123456789ab"])
+    order = [f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"]
+    found = client.search_runs([experiment.experiment_id], state["searchFilter"], order_by=order)
+    assert [run.info.run_name for run in found] == ["high", "low"]
+    assert state["selectedColumns"] == ["params.`1 x`", "params.`2 y`"]
+    address = f"/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=0123456789ab"
+    assert screen(uri, out=tmp_path).address == f"http://127.0.0.1:5000{address}"
+    assert screen("https://host/", out=tmp_path) == ("", f"https://host{address}", "")
+
+
 def test_a_refused_run_does_not_hold_up_the_others(
     client: Any, uri: str, question: Question, records: list[RunRecord], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:  # fmt: skip

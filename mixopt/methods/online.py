@@ -16,7 +16,7 @@ import numpy as np
 from mixopt.errors import RunFailed
 from mixopt.mixture import Schedule
 from mixopt.policies.limited import Limited
-from mixopt.policy import OnlinePolicy
+from mixopt.policy import OnlinePolicy, told
 from mixopt.runs import RunRecord, RunSpec
 from mixopt.space import MixtureSpace
 from mixopt.study import Adapting, Recommendation, Study
@@ -93,20 +93,14 @@ def _notes(run: RunRecord, violations: Sequence[str]) -> Iterator[str]:
         f"No law predicts this mixture: it is the mean over {tokens:,} tokens of what the policy went through in one run. "
         "Validation trains it from the first token to the last, not the policy."
     )
-    yield told(run.schedule)
+    yield in_words(run.schedule)
     if violations:
         yield f"That mean is not allowed here, the nearest allowed mixture is given: {'; '.join(violations)}."
-    if probed := probe_tokens(run):
-        yield f"{100 * probed / tokens:.0f} % of that run's tokens went to probes, whose mean is the uniform mixture."
+    if share := told(run.spec.feed, run.state).get("probe_share"):
+        yield f"{100 * share:.0f} % of that run's tokens went to probes, whose mean is the uniform mixture."
 
 
-def probe_tokens(run: RunRecord) -> int:
-    """Tokens of a run that its policy spent on finding out, as Aioli does."""
-    policy: Any = run.spec.feed
-    return int(policy.probe_tokens(policy.load(run.state))) if hasattr(policy, "probe_tokens") else 0
-
-
-def told(schedule: Schedule) -> str:
+def in_words(schedule: Schedule) -> str:
     """A schedule in one sentence: the domains that it moves most."""
     (_, first), (_, last) = schedule.phases[0], schedule.phases[-1]
     moved = sorted(first, key=lambda name: (-abs(last[name] - first[name]), name))[:TOLD]

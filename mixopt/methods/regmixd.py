@@ -105,7 +105,7 @@ class RegMixDynamic:
             plan.mean,
             predicted={"objective": value, **metrics},
             interval=(value - half, value + half) if half is not None else None,
-            evidence=evidence | {"proposer_notes": [following.told(plan)]},
+            evidence=evidence | {"proposer_notes": [following.in_words(plan)]},
             policy=Scheduled(plan),
         )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixopt.errors import DataError, InfeasibleSpace, JobError
-from mixopt.methods.online import told
+from mixopt.methods.online import in_words
 from mixopt.mixture import Mixture, Schedule
 from mixopt.policy import Scheduled
 from mixopt.runs import RunSpec
@@ -67,5 +67,5 @@ class Planned:
             raise InfeasibleSpace(
                 f"the schedule is not allowed here: over the whole run {'; '.join(violations)}. Change its phases or the bounds."
             )
-        evidence = {"how": "given", "schedule": self.schedule.plain(), "proposer_notes": [told(self.schedule)]}
+        evidence = {"how": "given", "schedule": self.schedule.plain(), "proposer_notes": [in_words(self.schedule)]}
         return Recommendation(mixture, evidence=evidence, policy=policy)

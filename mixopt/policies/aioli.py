@@ -148,9 +148,9 @@ class Aioli:
         """The last round's Abar [D, D], or E; None before the first LearnParams has ended."""
         return None if state.A is None else np.array(state.A)
 
-    def probe_tokens(self, state: State) -> int:
-        """Tokens that the run spent on probes so far."""
-        return state.probed
+    def evidence(self, state: State) -> dict[str, float]:
+        """The part of its tokens that the run spent on probes so far."""
+        return {"probe_share": state.probed / max(1, state.seen)}
 
     def _moved(self, state: State, A_DD: FloatArray) -> State:
         """Step 4."""

@@ -96,9 +96,9 @@ class Limited:
         return lambda state: inner(state.inner)
 
     @property
-    def probe_tokens(self) -> Callable[[State], int]:
+    def evidence(self) -> Callable[[State], Mapping[str, float]]:
         """The policy's own, if it has one."""
-        inner = self.policy.probe_tokens  # type: ignore[attr-defined]
+        inner = self.policy.evidence  # type: ignore[attr-defined]
         return lambda state: inner(state.inner)
 
     def init(self, names: Sequence[str], start: Feedback) -> State:

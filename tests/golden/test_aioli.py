@@ -84,7 +84,7 @@ def test_the_moving_average_weighs_the_round_before() -> None:
 def test_probes_take_their_share_and_average_to_uniform() -> None:
     policy = Aioli(rounds=4, sweeps=2, probe_share=0.4)
     *_, (seen, state, _) = follow(policy, 400)
-    assert (seen, policy.probe_tokens(state)) == (400, 160)
+    assert (seen, policy.evidence(state)) == (400, {"probe_share": 0.4})
     probes = [s for *_, s in follow(policy, 400) if max(s.mixture.values()) == policy.one_hot]
     assert {s.tokens for s in probes} == {10}
     assert sum(s.mixture["a"] * s.tokens for s in probes) == pytest.approx(80)
