@@ -21,6 +21,7 @@ from mixopt.domains import Domain
 from mixopt.errors import DataError, JobError, RunFailed
 from mixopt.job import Job, load, parse
 from mixopt.methods import METHODS, ONLINE
+from mixopt.methods.online import limited
 from mixopt.mixture import Mixture, Segment
 from mixopt.policies import POLICIES
 from mixopt.policy import Drops, Feedback, Fixed, OnlinePolicy, Signal, Valid, knobs, tuples
