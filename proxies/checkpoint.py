@@ -1,4 +1,4 @@
-"""A run as one file: tensors, and JSON in the file's header. Of a run in training all of it, of one that has ended the weights.
+"""A run as one file: tensors, and JSON in the file's header.
 
     partial/<run id>.safetensors    what `save` keeps: weights, moments, and where its policy is
     weights/<run id>.safetensors    what `keep` keeps: final weights, for runs that refer to this one

@@ -199,7 +199,7 @@ class Signals:
         match signal:
             case Train():
                 return {slot: member.tallies[signal.name].mean_D for slot, member in members.items()}
-            case Excess():  # where each token's was cut off, so is no mean
+            case Excess():  # by token, no mean is below zero anyway
                 return {slot: np.maximum(member.tallies[signal.name].mean_D, 0) for slot, member in members.items()}
             case Gram():
                 return {slot: self._gram(member, weights[slot], signal.rows) for slot, member in members.items()}
