@@ -35,6 +35,11 @@ def tone(gain: Mapping[str, float]) -> str:
     return Change("", **gain).tone
 
 
+def mixes(row: Mapping[str, Any]) -> bool:
+    """Whether the method's proportions change over its final run."""
+    return len(row["proportions"]) > 1
+
+
 def _forest(document: Results, width: int) -> Canvas:
     """Both gains of each method with their intervals, around uniform at zero."""
     rows, phone = rivals(ranked(document["rows"])), width < NARROW
@@ -68,8 +73,8 @@ def _forest(document: Results, width: int) -> Canvas:
 
 
 def _mixing(document: Results, width: int) -> Canvas:
-    """Proportions over a final run, a panel for each method that adapts them."""
-    rows = [row for row in ranked(document["rows"]) if row["adapts"]]
+    """Proportions over a final run, a panel for each method that changes them."""
+    rows = [row for row in ranked(document["rows"]) if mixes(row)]
     phone = width < NARROW
     columns = 1 if phone else min(3, len(rows))
     tall, top, across = 150, 54 if phone else 40, (width - 8) / columns

@@ -10,7 +10,7 @@ from mixopt import page
 from mixopt.compare import READINGS, SCHEMA, clear, ranked, rivals
 from mixopt.errors import DataError
 from mixopt.page import Page
-from mixopt.plots_comparison import CHARTS, tone
+from mixopt.plots_comparison import CHARTS, mixes, tone
 from mixopt.report_blocks import Block, Chart, Fold, Table
 from mixopt.report_numbers import (
     MISSING,
@@ -141,8 +141,8 @@ def _proportions(document: Results) -> list[Block]:
         "Share of training tokens over the whole final run, at the first seed.",
         Table(("Domain", *(row["method"] for row in rows)), cells, "l" + "r" * len(rows)),
     ]
-    if any(row["adapts"] for row in rows):
-        caption = "Share of tokens in %, over the final run of the first seed, for the methods that adapt it while they train."
+    if any(map(mixes, rows)):
+        caption = "Share of tokens in %, over the final run of the first seed, of the methods that change it while they train."
         blocks.append(Chart("mixing", f"{caption} In colour: the domains that move most."))
     return blocks
 

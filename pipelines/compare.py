@@ -30,10 +30,10 @@ from pipelines.mlflow_tracker import make_tracker
 from pipelines.outbox import Question
 from pipelines.plan import Setting, make_proxy, make_study, refuse_too_few, repetition_notes, setting
 from pipelines.prepare import prepare
-from pipelines.search import LOCK, corpus, provenance, refuse_other_job, refuse_too_many_failures
+from pipelines.search import COMPARISON, LOCK, corpus, provenance, refuse_other_job, refuse_too_many_failures
 from proxies.sizes import SIZES, Derived, shape
 
-DOCUMENT, LEADERBOARD = "compare.json", "leaderboard.csv"
+LEADERBOARD = "leaderboard.csv"
 SMALL_SHARE = 0.1  # of the total that goes into the search, above which the reader is told
 IDENTITY = (
     *("name", "seed", "data", "target", "objective", "method", "proxies"),
@@ -57,13 +57,15 @@ class Plan:
 def plan(job: Job, store: Path, names: Sequence[str], vocabulary: int) -> Plan:
     """Equal terms for all methods, known before any text is read.
 
-    Raises JobError with all of: a budget below one proxy, target tokens below one step.
+    Raises JobError with all of: nothing to compare, a budget below one proxy, target tokens below one step.
     """
     section, domains, problems = job.compare, len(names), []
     job = _with_proxies(job, {"horizons": []})  # branches would cost tokens that answer another question
     rate = tuned.find(job, store, names, vocabulary)
     own = setting(job, domains, rate)
     budget = section.budget or own.count * own.tokens
+    if len(job.compared()) < 2:
+        problems.append("compare.methods: name a method beside uniform.")
     if budget < own.tokens:
         problems.append(f"compare.budget: {budget:,} tokens are less than one proxy's {own.tokens:,}.")
     job = _with_proxies(job, {"count": max(1, budget // own.tokens)})
@@ -89,9 +91,7 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
     Killed and run again it trains what is missing and says the same. Returns the content of compare.json.
     """
     began, store = time.perf_counter(), job.store_path(folder)
-    refuse_other_job(job, out, DOCUMENT, IDENTITY)
-    if (out / "results.json").exists():
-        raise JobError(f"{out}: holds the results of a search. Choose another --out.")
+    refuse_other_job(job, out, COMPARISON, IDENTITY)
     manifest = prepare(job.data_config(folder), store, progress)
     planned = plan(job, store, manifest.names, manifest.tokenizer.vocabulary)
     study = replace(make_study(planned.job, manifest, planned.rate), uncertainty=False)
@@ -143,7 +143,7 @@ def search(job: Job, study: Study, terms: Terms, shop: Workshop) -> list[Contend
             except MixoptError as e:
                 errors[label] = str(e)
             else:
-                if specs != [record.spec for record in studies[label].swarm.records]:
+                if [spec.id for spec in specs] != [record.spec.id for record in studies[label].swarm.records]:
                     wanted[label] = specs
         made, crashed = _make(wanted, shop, "search")
         studies |= {label: replace(study, swarm=Swarm(records)) for label, records in made.items()}
@@ -269,7 +269,7 @@ def notes(planned: Plan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def write(document: Mapping[str, Any], out: Path) -> None:
     """All files of the run directory but the lock, each complete or not there."""
-    write_atomically(out / DOCUMENT, json.dumps(document, indent=1, allow_nan=False))
+    write_atomically(out / COMPARISON, json.dumps(document, indent=1, allow_nan=False))
     write_atomically(out / LEADERBOARD, compare.table(document["rows"]))
     report_comparison.write(document, out)
 

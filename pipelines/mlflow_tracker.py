@@ -42,7 +42,7 @@ QUIET = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # `deliver` tries again itself, and first looks whether the run is there
 }
-METRICS_PER_BATCH = 1000  # these limits: mlflow 3.17.2, mlflow/utils/validation.py
+METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100  # these limits: mlflow 3.17.2, mlflow/utils/validation.py
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH, EXPERIMENT_LENGTH = 250, 6000, 8000, 500
 SHARED_VIEW = "mlflow.sharedViewState."  # the tags that MLflow's own "share" button writes
 Answer = Callable[[Question, Mapping[str, Any]], Sequence[Entry]]
@@ -222,7 +222,8 @@ class Mirror:
 
         params = [Param(clean(key), fitting(value, PARAM_LENGTH)) for key, value in entry.params.items()]
         metrics = [Metric(clean(key), value, entry.time, step) for key, value, step in entry.metrics]
-        self._client.log_batch(run_id, params=params, synchronous=True)
+        for start in range(0, len(params), PARAMS_PER_BATCH):
+            self._client.log_batch(run_id, params=params[start : start + PARAMS_PER_BATCH], synchronous=True)
         for start in range(0, len(metrics), METRICS_PER_BATCH):
             self._client.log_batch(run_id, metrics[start : start + METRICS_PER_BATCH], synchronous=True)
         for name, text in entry.texts.items():

@@ -36,7 +36,7 @@ from pipelines.plan import least_runs, make_study, refuse_too_few, rehearse, rep
 from pipelines.prepare import prepare
 from proxies.sizes import Derived
 
-LOCK = "job.lock.yaml"
+LOCK, RESULTS, COMPARISON = "job.lock.yaml", "results.json", "compare.json"
 WEAK = 0.5  # rank correlation below which a law is said to know little
 IDENTITY = ("name", "seed", "data", "target", "objective", "method", "proxies")  # what one run directory is about
 
@@ -174,7 +174,7 @@ def reduced(runs: Sequence[RunRecord]) -> list[str]:
 
 def write(study: Study, manifest: Manifest, document: dict[str, Any], out: Path) -> None:
     """All files of the run directory but the lock, each complete or not there."""
-    write_atomically(out / "results.json", json.dumps(document, indent=1, allow_nan=False))
+    write_atomically(out / RESULTS, json.dumps(document, indent=1, allow_nan=False))
     mixture = Mixture({row["name"]: row["recommended"] for row in document["domains"]})
     prediction = document["predicted"] | {"gain_over_prior": (document["validation"] or {}).get("gain_over_prior")}
     schedule = Schedule.of(document["schedule"]) if document["schedule"] else None
@@ -197,8 +197,11 @@ def refuse_too_many_failures(method: Method, study: Study) -> None:
         )
 
 
-def refuse_other_job(job: Job, out: Path, document: str = "results.json", about: Sequence[str] = IDENTITY) -> None:
+def refuse_other_job(job: Job, out: Path, document: str = RESULTS, about: Sequence[str] = IDENTITY) -> None:
     """Raise JobError if the run directory holds another question's `document`. More proxies or other machines are fine."""
+    for other in {RESULTS, COMPARISON} - {document}:
+        if (out / other).exists():
+            raise JobError(f"{out}: holds {other}, which is another command's. Choose another --out.")
     if not (out / document).exists():
         return
     before = flat(parse_yaml((out / LOCK).read_text(encoding="utf-8"), str(out / LOCK)))

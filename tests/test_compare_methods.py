@@ -479,6 +479,8 @@ def test_terms_are_derived_and_say_so(tmp_path: Path) -> None:
     assert planned.terms.rate == pytest.approx(planned.own.shape.flops(512) / planned.chosen.shape.flops(512))
     assert 0 < planned.terms.rate < 1
     assert any("one up from 10k" in reason for reason in planned.reasons)
+    with pytest.raises(JobError, match="name a method beside uniform"):
+        plan(parse(body | {"compare": {"methods": []}}, "test"), tmp_path, ["a", "b"], 512)
     with pytest.raises(JobError) as caught:
         plan(parse(body | {"compare": {"budget": 5, "tokens": 7}}, "test"), tmp_path, ["a", "b"], 512)
     assert "compare.budget: 5 tokens are less than one proxy's 30,000" in str(caught.value)
@@ -565,5 +567,7 @@ def test_killed_and_run_again_it_says_the_same(
         ("uniform", 0),
     ]
     assert found["seeds"] == [1, 2, 3, 4, 5]
+    code, found, _ = mixopt("search", texts / "small.yaml", "--out", tmp_path / "killed")
+    assert (code, "holds compare.json, which is another command's" in found["error"]) == (2, True)
     code, found, _ = mixopt("compare", texts / "small.yaml", "--methods", "prior,olmx")
     assert (code, "did you mean 'olmix'?" in found["error"]) == (2, True)
