@@ -66,7 +66,7 @@ class Workshop:
         if crashed:
             raise RunFailed(
                 f"{len(crashed)} of {len(missing)} runs crashed; the others are kept. First, run "
-                f"{crashed[0].spec.id}: {crashed[0].error.strip().splitlines()[-1]}. "
+                f"{crashed[0].spec.id}: {crashed[0].error.strip().splitlines()[-1].rstrip('.')}. "
                 "Run the same command again to train what is missing."
             )
 

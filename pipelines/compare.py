@@ -16,6 +16,7 @@ from mixopt.errors import JobError, MixoptError, RunFailed
 from mixopt.files import write_atomically
 from mixopt.job import Job
 from mixopt.methods import make
+from mixopt.methods.online import Online
 from mixopt.progress import Progress
 from mixopt.runs import Proxy, RunRecord, RunSpec, Swarm
 from mixopt.search import Workshop
@@ -28,7 +29,7 @@ from pipelines.compare_entries import comparison_entries
 from pipelines.compute import make_executor
 from pipelines.mlflow_tracker import make_tracker
 from pipelines.outbox import Question
-from pipelines.plan import Setting, make_proxy, make_study, refuse_too_few, repetition_notes, setting
+from pipelines.plan import Setting, begin, make_proxy, make_study, refuse_too_few, repetition_notes, setting
 from pipelines.prepare import prepare
 from pipelines.search import COMPARISON, LOCK, corpus, provenance, refuse_other_job, refuse_too_many_failures
 from proxies.sizes import SIZES, Derived, shape
@@ -96,6 +97,7 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
     planned = plan(job, store, manifest.names, manifest.tokenizer.vocabulary)
     study = replace(make_study(planned.job, manifest, planned.rate), uncertainty=False)
     target = make_proxy(planned.target, manifest, planned.chosen)
+    refuse_policies(job, study, target)
     small, large = (make_executor(each, manifest) for each in (planned.job, planned.target))
     write_atomically(out / LOCK, dump_yaml(job.to_json() | {"provenance": provenance(job, manifest)}))
     about = corpus(job), manifest.fingerprint
@@ -125,6 +127,20 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
             tracker.log(record)  # also those that were in the store
         tracker.conclude(document)
     return document
+
+
+def refuse_policies(job: Job, study: Study, target: Proxy) -> None:
+    """Raise JobError, before anything is trained, with all policies that cannot feed the final runs."""
+    problems = []
+    for body in job.compared():
+        method = make(body["name"], body["knobs"])
+        if isinstance(method, Online):
+            try:
+                begin(compare.answer(body["name"], method, study)[0], study.space.names, target)
+            except MixoptError as e:
+                problems.append(f"{body['label']} in the final runs: {e}")
+    if problems:
+        raise JobError("\n".join(problems))
 
 
 def search(job: Job, study: Study, terms: Terms, shop: Workshop) -> list[Contender]:

@@ -13,7 +13,7 @@ from mixopt.errors import JobError
 from mixopt.job import Job, unknown_domains
 from mixopt.laws import make
 from mixopt.limits import Group, Trust
-from mixopt.mixture import FloatArray, Mixture
+from mixopt.mixture import Mixture
 from mixopt.policy import Feedback, OnlinePolicy, Valid
 from mixopt.runs import Objective, Proxy
 from mixopt.sections import ObjectiveSection
@@ -216,20 +216,23 @@ def rehearse(method: Method, study: Study) -> float:
     return sum(_readings(spec.feed, study.space.names, spec.proxy) for spec in specs)
 
 
+def begin(policy: OnlinePolicy[Any], names: Sequence[str], proxy: Proxy) -> Any:
+    """A policy's first state in a run, nothing trained. Raises JobError where it cannot feed that run."""
+    start = {"valid": np.full(len(names), 2.0)}
+    return policy.init(names, Feedback(0, proxy.tokens, start, proxy.batch * proxy.sequence))
+
+
 def _readings(policy: OnlinePolicy[Any], names: Sequence[str], proxy: Proxy) -> float:
     """Of policies that hear of held-out losses alone; others are only asked whether they can begin."""
     step, total, seen, times = proxy.batch * proxy.sequence, proxy.tokens, 0, 1
-
-    def signals() -> dict[str, FloatArray]:
-        return {"valid": np.full(len(names), 2.0 - seen / total)}
-
-    state = policy.init(names, Feedback(0, total, signals(), step))
+    state = begin(policy, names, proxy)
     parts = [signal.part for signal in policy.needs if isinstance(signal, Valid)]
     if {type(signal) for signal in policy.needs} != {Valid}:
         return 0.0
     while seen < total:
         seen += min(max(step, policy.segment(state).tokens), total - seen)
-        state, times = policy.update(state, Feedback(seen, total, signals(), step)), times + 1
+        told = {"valid": np.full(len(names), 2.0 - seen / total)}
+        state, times = policy.update(state, Feedback(seen, total, told, step)), times + 1
     return sum(parts) * times
 
 

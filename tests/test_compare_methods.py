@@ -31,7 +31,7 @@ from mixopt.search import Workshop
 from mixopt.space import MixtureSpace
 from mixopt.store import Store
 from mixopt.study import Study
-from pipelines.compare import final_runs, plan, run, search
+from pipelines.compare import final_runs, plan, refuse_policies, run, search
 from pipelines.compare_entries import COLUMNS, comparison_entries
 from pipelines.local_executor import LocalExecutor
 from pipelines.outbox import Question
@@ -349,6 +349,15 @@ def test_uniform_must_get_through(toy_study: Study, tmp_path: Path) -> None:
     contenders = search(job("prior"), toy_study, TERMS, shop)
     with pytest.raises(RunFailed, match="uniform, which every method is compared with: .* the disk is gone"):
         final_runs(contenders, toy_study.proxy, TERMS, shop)
+
+
+def test_policies_that_cannot_feed_the_final_runs_are_refused_before_any_training(toy_study: Study) -> None:
+    tight = job({"name": "aioli", "rounds": 200}, {"name": "grape", "rounds": 5000}, "ado", "olmix")
+    with pytest.raises(
+        JobError, match=r"aioli in the final runs: method\.probe_share: .*\ngrape in the final runs: "
+    ) as e:
+        refuse_policies(tight, toy_study, toy_study.proxy.lasting(100_000))
+    assert "ado" not in str(e.value)
 
 
 # The document, as a report and as entries for a tracker.
