@@ -156,11 +156,11 @@ def asked(policy: OnlinePolicy[S], state: S) -> frozenset[Signal]:
 
 
 def plain(state: Any) -> Any:
-    """A state as JSON has it: frozen dataclasses become mappings, tuples lists; floats survive to the last bit."""
-    if is_dataclass(state):
-        return {field.name: plain(getattr(state, field.name)) for field in fields(state)}
+    """A state as JSON has it: mixtures and frozen dataclasses become mappings, tuples lists; floats survive to the last bit."""
     if isinstance(state, Mapping):
         return {key: plain(value) for key, value in state.items()}
+    if is_dataclass(state):
+        return {field.name: plain(getattr(state, field.name)) for field in fields(state)}
     if isinstance(state, tuple | list):
         return [plain(value) for value in state]
     return state

@@ -193,7 +193,7 @@ class ADO:
 
     def load(self, body: Any) -> State:
         """The state that `plain` made this of."""
-        return State(**tuples(body) | {"now": Mixture(body["now"]["proportions"])})
+        return State(**tuples(body) | {"now": Mixture(body["now"])})
 
     def to_json(self) -> dict[str, Any]:
         """`{"policy": "ado", ...}`."""

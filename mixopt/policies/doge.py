@@ -110,7 +110,7 @@ class Alignment:
 
     def load(self, body: Mapping[str, Any]) -> State:
         """The state that was written as plain data."""
-        alpha, running = Mixture(**body["alpha"]), Mixture(**body["mean"])
+        alpha, running = Mixture(body["alpha"]), Mixture(body["mean"])
         return State(**tuples(body) | {"round": Round(**body["round"]), "alpha": alpha, "mean": running})
 
     def to_json(self) -> dict[str, Any]:

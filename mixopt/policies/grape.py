@@ -109,7 +109,7 @@ class Grape:
 
     def load(self, body: Mapping[str, Any]) -> State:
         """The state that was written as plain data."""
-        alpha, z = Mixture(**body["alpha"]), Mixture(**body["z"])
+        alpha, z = Mixture(body["alpha"]), Mixture(body["z"])
         return State(**tuples(body) | {"round": Round(**body["round"]), "alpha": alpha, "z": z})
 
     def to_json(self) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class Balance:
 
     def load(self, body: Mapping[str, Any]) -> State:
         """The state that was written as plain data."""
-        return State(**tuples(body) | {"round": Round(**body["round"]), "p": Mixture(**body["p"])})
+        return State(**tuples(body) | {"round": Round(**body["round"]), "p": Mixture(body["p"])})
 
     def to_json(self) -> dict[str, Any]:
         """`{"policy": "rnb", ...}`."""
