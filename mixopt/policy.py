@@ -67,11 +67,13 @@ class Drops:
     """Signal "drops" [D, D]: by how much the held-out loss of domain i (row) falls in a probe of domain j (column).
 
     A probe trains `part` of the run's length (at least a step) with proportion `weight` on j and the rest shared evenly
-    by the others; then the run goes on from where it was. What probes train counts as cost.
+    by the others; then the run goes on from where it was. What probes train counts as cost. `text` is the part of the
+    held-out text that is read before the probes and after each.
     """
 
     part: float
     weight: float = 1.0
+    text: float = 1.0
     name = "drops"
 
 

@@ -59,6 +59,8 @@ def _problems(signal: Signal) -> Iterator[str]:
     if isinstance(signal, Valid | Drops) and not 0 < signal.part <= 1:
         of = "held-out text" if isinstance(signal, Valid) else "run"
         yield f"part must be above 0 and at most 1, the whole {of} (got {signal.part})."
+    if isinstance(signal, Drops) and not 0 < signal.text <= 1:
+        yield f"text must be above 0 and at most 1, the whole held-out text (got {signal.text})."
     if isinstance(signal, Drops) and not 0 < signal.weight <= 1:
         yield f"weight must be above 0 and at most 1 (got {signal.weight})."
     if isinstance(signal, Gram) and signal.rows < 1:
@@ -203,7 +205,7 @@ class Signals:
                 return {slot: np.maximum(member.tallies[signal.name].mean_D, 0) for slot, member in members.items()}
             case Gram():
                 return {slot: self._gram(member, weights[slot], signal.rows) for slot, member in members.items()}
-        part = signal.part if isinstance(signal, Valid) else 1.0
+        part = signal.part if isinstance(signal, Valid) else signal.text
         losses = known.setdefault(part, {})
         losses |= self.losses(weights, {slot: m for slot, m in members.items() if slot not in losses}, part)
         if isinstance(signal, Valid):
@@ -230,7 +232,7 @@ class Signals:
             w_D[j] = signal.weight if count > 1 else 1.0
             last = self.horizon.steps - steps
             probes = {slot: Branch(m, w_D, self.horizon, min(m.step, last)) for slot, m in members.items()}
-            after = self.losses(self.aside(probes, steps), members)
+            after = self.losses(self.aside(probes, steps), members, signal.text)
             for slot, member in members.items():
                 drops[slot][:, j] = before[slot] - after[slot]
                 member.extra_tokens += steps * member.course.step_tokens

@@ -45,6 +45,7 @@ ORDER = [
     ["laws", "quality", "ranks", "rates"],
     ["study"],
     ["runs", "data", "progress", "yaml_text"],
+    ["rehearsal"],
     ["policies"],
     ["policy"],
     ["space", "repetition"],

@@ -18,9 +18,9 @@ def fed(study: Study, policy: OnlinePolicy[Any], tokens: int, *, keep: bool = Fa
 
     For policies that begin without having measured anything.
     """
-    step = study.proxy.batch * study.proxy.sequence
-    policy.init(study.space.names, Feedback(0, tokens, {}, step))
-    return RunSpec(policy, study.proxy.lasting(tokens), study.seed, keep)
+    feed = limited(policy, study.space)
+    begin(feed, study.space.names, tokens, study.proxy.batch * study.proxy.sequence)
+    return RunSpec(feed, study.proxy.lasting(tokens), study.seed, keep)
 
 
 def recommend(study: Study) -> Recommendation:

@@ -17,6 +17,7 @@ from mixopt.errors import RunFailed
 from mixopt.mixture import Schedule
 from mixopt.policies.limited import Limited
 from mixopt.policy import OnlinePolicy, told
+from mixopt.rehearsal import affordable
 from mixopt.runs import RunRecord, RunSpec
 from mixopt.space import MixtureSpace
 from mixopt.study import Adapting, Recommendation, Study
@@ -51,14 +52,18 @@ class Online:
 
 
 def ask(method: Adapting, study: Study, rng: np.random.Generator) -> list[RunSpec]:
-    """What the policy must know first, then a run that follows it with what that leaves of the search budget."""
+    """What the policy must know first, then a run that follows it with what that leaves of the search budget.
+
+    Raises JobError where the policy cannot feed such a run, RunFailed or SwarmError where it could not learn enough.
+    """
     first = method.learn(study, rng)
-    done = {record.spec.id for record in study.swarm.good.records}
+    done = {record.spec.id for record in study.swarm.records}
     if any(spec.id not in done for spec in first):
         return first
     left = study.budget - sum(spec.proxy.tokens for spec in first)
     feed = limited(method.policy(study, rng), study.space)
-    return [*first, RunSpec(feed, study.proxy.lasting(max(study.proxy.tokens, left)), study.seed)]
+    tokens = affordable(feed, study.space.names, left, study.proxy.batch * study.proxy.sequence)
+    return [*first, RunSpec(feed, study.proxy.lasting(tokens), study.seed)]
 
 
 def limited(policy: OnlinePolicy[Any], space: MixtureSpace) -> OnlinePolicy[Any]:

@@ -58,7 +58,8 @@ class DynamixSFT:
     """Train on what a step just taught the most about, within reach of the prior.
 
     `prior` is p0, the study's unless given; `rounds` how often a run looks ahead, `beta` how sharply it prefers,
-    `gamma` the part that all domains share evenly, `memory` that of the rewards before.
+    `gamma` the part that all domains share evenly, `memory` that of the rewards before, `part` that of the held-out text
+    which is read once a round and once more for every domain.
     """
 
     prior: Mapping[str, float] | None = None
@@ -66,6 +67,7 @@ class DynamixSFT:
     beta: float = 4.0
     gamma: float = 0.3
     memory: float = 0.95
+    part: float = 0.25
 
     def __post_init__(self) -> None:
         """Check the knobs."""
@@ -73,6 +75,8 @@ class DynamixSFT:
             raise JobError(f"method.rounds: must be at least 2 (got {self.rounds}).")
         if not self.beta >= 0:
             raise JobError(f"method.beta: must be at least 0 (got {self.beta}).")
+        if not 0 < self.part <= 1:
+            raise JobError(f"method.part: must be above 0 and at most 1 (got {self.part}).")
         for knob in ("gamma", "memory"):
             if not 0 <= getattr(self, knob) <= 1:
                 raise JobError(f"method.{knob}: must be between 0 and 1 (got {getattr(self, knob)}).")
@@ -80,7 +84,7 @@ class DynamixSFT:
     @property
     def needs(self) -> frozenset[Signal]:
         """Held-out losses, and by how much a step on each domain lowers them."""
-        return frozenset({Valid(), Drops(STEP, weight=1.0)})
+        return frozenset({Valid(self.part), Drops(STEP, text=self.part)})
 
     def init(self, names: Sequence[str], start: Feedback) -> State:
         """The prior with its even part. Zeros of the prior keep that part."""

@@ -30,7 +30,7 @@ from proxies.train import Trainer
 WEB = Mixture({"code": 0.1, "law": 0.2, "web": 0.7})
 CODE = Mixture({"code": 0.8, "law": 0.2, "web": 0.0})
 STEPS = 32  # of the fixture's proxy, of 8 rows each
-EVERY: frozenset[Signal] = frozenset({Valid(0.5), Train(), Gram(3), Drops(0.04, 0.7)})
+EVERY: frozenset[Signal] = frozenset({Valid(0.5), Train(), Gram(3), Drops(0.04, 0.7, 0.5)})
 
 
 @dataclass(frozen=True)
@@ -374,6 +374,7 @@ class Smell:
     [
         (Smell(), RunFailed, "this trainer cannot measure smell"),
         (Drops(1.5), JobError, r"signal drops: part must be above 0 and at most 1, the whole run \(got 1.5\)"),
+        (Drops(0.1, text=0.0), JobError, r"text must be above 0 and at most 1, the whole held-out text \(got 0.0\)"),
         (Drops(0.1, 0.0), JobError, r"weight must be above 0 and at most 1 \(got 0.0\)"),
         (
             Valid(0.0),
