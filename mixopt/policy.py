@@ -85,13 +85,15 @@ class Feedback:
     """What the trainer measured after a segment.
 
     `seen` and `total` are tokens of this run, `step` those of one training step, below which no segment goes; `signals`
-    holds arrays by the signal's name, and only those signals that the policy declared.
+    holds arrays by the signal's name, and only those signals that the policy declared. `trained` is what was trained,
+    where a limit made that another mixture than the policy asked for.
     """
 
     seen: int
     total: int
     signals: Mapping[str, FloatArray]
     step: int = 1
+    trained: Mixture | None = None
 
 
 class OnlinePolicy(Protocol[S]):
@@ -230,29 +232,29 @@ class Scheduled:
     schedule: Schedule
     needs: frozenset[Signal] = frozenset()
 
-    def init(self, names: Sequence[str], start: Feedback) -> tuple[int, int]:
-        """State: (tokens seen, tokens of the run)."""
+    def init(self, names: Sequence[str], start: Feedback) -> tuple[int, int, int]:
+        """State: (tokens seen, tokens of the run, tokens of a step)."""
         for _, mixture in self.schedule.phases:
             mixture.array(names)
-        return (start.seen, start.total)
+        return (start.seen, start.total, start.step)
 
-    def segment(self, state: tuple[int, int]) -> Segment:
-        """The phase under way, to its end."""
-        seen, total = state
+    def segment(self, state: tuple[int, int, int]) -> Segment:
+        """The phase under way, to its end; one of which less than half a step is left is over."""
+        seen, total, step = state
         ends = [round(start * total) for start, _ in self.schedule.phases[1:]] + [total]
         for end, (_, mixture) in zip(ends, self.schedule.phases, strict=True):
-            if seen < end:
+            if end - seen >= step / 2:
                 return Segment(mixture, end - seen)
-        return Segment(self.schedule.phases[-1][1], 0)
+        return Segment(self.schedule.phases[-1][1], max(0, total - seen))
 
-    def update(self, state: tuple[int, int], feedback: Feedback) -> tuple[int, int]:
-        """(tokens seen, tokens of the run)."""
-        return (feedback.seen, feedback.total)
+    def update(self, state: tuple[int, int, int], feedback: Feedback) -> tuple[int, int, int]:
+        """(tokens seen, tokens of the run, tokens of a step)."""
+        return (feedback.seen, feedback.total, feedback.step)
 
-    def load(self, body: Any) -> tuple[int, int]:
-        """(tokens seen, tokens of the run)."""
-        seen, total = body
-        return seen, total
+    def load(self, body: Any) -> tuple[int, int, int]:
+        """(tokens seen, tokens of the run, tokens of a step)."""
+        seen, total, step = body
+        return seen, total, step
 
     def to_json(self) -> dict[str, Any]:
         """`{"policy": "scheduled", "phases": [[start, {...}], ...]}`."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from mixopt.errors import RunFailed
-from mixopt.policy import Feedback, OnlinePolicy
+from mixopt.methods.online import limited
+from mixopt.policy import OnlinePolicy
+from mixopt.rehearsal import begin
 from mixopt.runs import RunSpec
 from mixopt.study import Recommendation, Study
 
@@ -16,7 +18,7 @@ from mixopt.study import Recommendation, Study
 def fed(study: Study, policy: OnlinePolicy[Any], tokens: int, *, keep: bool = False) -> RunSpec:
     """A run of so many tokens. Raises JobError, before anything is trained, where the policy cannot work with that.
 
-    For policies that begin without having measured anything.
+    It keeps within the epoch caps of the real run, as what an online method follows does.
     """
     feed = limited(policy, study.space)
     begin(feed, study.space.names, tokens, study.proxy.batch * study.proxy.sequence)

@@ -64,13 +64,13 @@ class DoReMi:
         for _ in range(self.iterations):
             reference = averaged.fed(study, Fixed(start), tokens, keep=True)
             yield reference
-            policy = self._against(reference.id)
-            run = averaged.fed(study, policy, tokens)
+            run = averaged.fed(study, self._against(reference.id), tokens)
             if reference.id not in records:
                 return
             yield run
             if run.id not in records:
                 return
+            policy: Any = run.feed
             answer = policy.answer(policy.load(records[run.id].state))
             if max(abs(answer[name] - start[name]) for name in answer) < SETTLED:
                 return

@@ -4,7 +4,7 @@
     w_j = min(p_j, left_j / n)                          for a segment of n tokens that wants p; what is cut goes to the
                                                         others in proportion to theirs, until none exceeds its own
 
-The policy itself never hears of it: its state is its own, and a proportion that it lowers is free again.
+The policy is told what was trained, and its state is its own: a proportion that it lowers is free again.
 
 Shapes: D domains.
 
@@ -14,7 +14,7 @@ Source: ours; the waterfilling is that of UniMax (Chung et al. 2023, arXiv:2304.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -50,6 +50,7 @@ class State:
     drawn: tuple[float, ...]
     seen: int
     total: int
+    step: int
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,13 @@ class Limited:
                 f"{allowed * start.total:,.0f}. Raise max_epochs, add text or train for less."
             )
         inner = self.policy.init(names, start)
-        return State(tuple(names), inner, (0.0,) * len(names), start.seen, start.total)
+        return State(tuple(names), inner, (0.0,) * len(names), start.seen, start.total, start.step)
 
     def segment(self, state: State) -> Segment:
         """What the policy wants, within the caps. Raises RunFailed where it would not fit, if it is to be an error."""
         wanted = self.policy.segment(state.inner)
-        tokens = min(max(1, wanted.tokens), max(1, state.total - state.seen))
+        steps = max(1, round(wanted.tokens / state.step))  # which is what a trainer makes of it
+        tokens = min(steps * state.step, max(1, state.total - state.seen))
         p_D = wanted.mixture.array(state.names)
         most_D = np.maximum(self._caps(state.names) * state.total - np.array(state.drawn), 0) / tokens
         if (p_D <= most_D + SLACK).all():
@@ -132,11 +134,12 @@ class Limited:
         return Segment(Mixture.from_array(state.names, w_D / w_D.sum()), wanted.tokens)
 
     def update(self, state: State, feedback: Feedback) -> State:
-        """Count what was drawn; the policy hears what it would have heard."""
-        drawn_D = np.array(state.drawn)
-        drawn_D += self.segment(state).mixture.array(state.names) * (feedback.seen - state.seen)
-        inner = self.policy.update(state.inner, feedback)
-        return State(state.names, inner, tuple(drawn_D.tolist()), feedback.seen, state.total)
+        """Count what was drawn; the policy hears what it would have heard, and what was trained where that was cut."""
+        trained = self.segment(state).mixture
+        drawn_D = np.array(state.drawn) + trained.array(state.names) * (feedback.seen - state.seen)
+        cut = trained != self.policy.segment(state.inner).mixture
+        inner = self.policy.update(state.inner, replace(feedback, trained=trained) if cut else feedback)
+        return replace(state, inner=inner, drawn=tuple(drawn_D.tolist()), seen=feedback.seen)
 
     def load(self, body: Any) -> State:
         """The state that `plain` made this of."""
