@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from mixopt import rehearsal
 from mixopt.domains import Domain, Manifest
 from mixopt.errors import JobError
 from mixopt.job import Job, unknown_domains
 from mixopt.laws import make
 from mixopt.limits import Group, Trust
 from mixopt.mixture import Mixture
-from mixopt.policy import Feedback, OnlinePolicy, Valid
-from mixopt.runs import Objective, Proxy
+from mixopt.policy import Fixed, OnlinePolicy
+from mixopt.runs import Objective, Proxy, RunSpec
 from mixopt.sections import ObjectiveSection
 from mixopt.space import MixtureSpace
 from mixopt.study import Adapting, Method, Study
@@ -184,18 +185,21 @@ def cost(job: Job, names: Sequence[str], vocabulary: int, tuned: Derived | None 
 
     Raises JobError for a policy that cannot feed a run of this budget.
     """
-    chosen = setting(job, len(names), tuned)
-    method, count, budget, heard = job.make_method(), chosen.count, chosen.count * chosen.tokens, 0.0
-    if job.is_baseline:
-        count = budget = 0
-    elif isinstance(method, Adapting):
-        study = sketch(job, names, chosen)
-        count, heard = len(method.learn(study, np.random.default_rng(0))) + 1, rehearse(method, study)
-    searched = not (job.is_baseline or isinstance(method, Adapting))
-    arms = [RECOMMENDED, PRIOR, UNIFORM, *([BEST] if searched else [])]
+    chosen, section = setting(job, len(names), tuned), job.proxies
+    method, study = job.make_method(), sketch(job, names, chosen)
+    count, heard, statics = 0, 0.0, False
+    if least_runs(method, len(names)):  # a swarm for a law
+        count, statics = chosen.count, True
+    elif not job.is_baseline:
+        specs = method.ask(study, np.random.default_rng(0))
+        statics = any(isinstance(spec.feed, Fixed) and spec.proxy == study.proxy for spec in specs)
+        heard = sum(_readings(spec, names) for spec in specs)
+        spent = sum(spec.proxy.tokens for spec in specs)
+        count = len(specs) + (study.budget - spent > study.proxy.tokens / 2)  # a run that waits for what these teach
+    arms = [RECOMMENDED, PRIOR, UNIFORM, *([BEST] if statics else [])]
     validated = len(arms) * job.validation.seeds
-    evaluated = chosen.eval_tokens * len(names) * (heard + (count + validated) * job.proxies.checkpoints)
-    tokens = budget + validated * chosen.tokens
+    evaluated = chosen.eval_tokens * len(names) * (heard + (count + validated) * section.checkpoints)
+    tokens = (study.budget if count else 0) + validated * chosen.tokens
     return {
         "proxies": count,
         "validation_runs": validated,
@@ -205,35 +209,23 @@ def cost(job: Job, names: Sequence[str], vocabulary: int, tuned: Derived | None 
     }
 
 
-def rehearse(method: Method, study: Study) -> float:
-    """How often the policies of a method's first runs have the held-out text read: the whole of it counts 1.
-
-    Nothing is trained: they are told that losses fall evenly. Raises JobError where one of them cannot feed its run.
-    """
-    if not isinstance(method, Adapting):
-        return 0.0
-    specs = method.ask(study, np.random.default_rng(0))
-    return sum(_readings(spec.feed, study.space.names, spec.proxy) for spec in specs)
+def rehearse(method: Method, study: Study) -> None:
+    """Raise JobError where a policy of the method's first runs cannot feed its run; nothing is trained."""
+    if not least_runs(method, len(study.space.names)):  # else it trains static mixtures
+        for spec in method.ask(study, np.random.default_rng(0)):
+            _readings(spec, study.space.names)
 
 
 def begin(policy: OnlinePolicy[Any], names: Sequence[str], proxy: Proxy) -> Any:
     """A policy's first state in a run, nothing trained. Raises JobError where it cannot feed that run."""
-    start = {"valid": np.full(len(names), 2.0)}
-    return policy.init(names, Feedback(0, proxy.tokens, start, proxy.batch * proxy.sequence))
+    return rehearsal.begin(policy, names, proxy.tokens, proxy.batch * proxy.sequence)
 
 
-def _readings(policy: OnlinePolicy[Any], names: Sequence[str], proxy: Proxy) -> float:
-    """Of policies that hear of held-out losses alone; others are only asked whether they can begin."""
-    step, total, seen, times = proxy.batch * proxy.sequence, proxy.tokens, 0, 1
-    state = begin(policy, names, proxy)
-    parts = [signal.part for signal in policy.needs if isinstance(signal, Valid)]
-    if {type(signal) for signal in policy.needs} != {Valid}:
+def _readings(spec: RunSpec, names: Sequence[str]) -> float:
+    """How often the held-out text is read for the policy of a run, probes included; gradients are not counted."""
+    if not spec.feed.needs:
         return 0.0
-    while seen < total:
-        seen += min(max(step, policy.segment(state).tokens), total - seen)
-        told = {"valid": np.full(len(names), 2.0 - seen / total)}
-        state, times = policy.update(state, Feedback(seen, total, told, step)), times + 1
-    return sum(parts) * times
+    return rehearsal.readings(spec.feed, names, spec.proxy.tokens, spec.proxy.batch * spec.proxy.sequence)
 
 
 def refuse_too_few(method: Method, count: int, domains: int) -> None:

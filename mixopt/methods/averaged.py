@@ -18,9 +18,9 @@ from mixopt.study import Recommendation, Study
 def fed(study: Study, policy: OnlinePolicy[Any], tokens: int, *, keep: bool = False) -> RunSpec:
     """A run of so many tokens. Raises JobError, before anything is trained, where the policy cannot work with that.
 
-    It keeps within the epoch caps of the real run, as what an online method follows does.
+    A policy that adapts is kept within the epoch caps of the real run, as those of online methods are.
     """
-    feed = limited(policy, study.space)
+    feed = limited(policy, study.space) if policy.needs else policy
     begin(feed, study.space.names, tokens, study.proxy.batch * study.proxy.sequence)
     return RunSpec(feed, study.proxy.lasting(tokens), study.seed, keep)
 
