@@ -23,6 +23,7 @@ import numpy as np
 
 from mixopt.errors import JobError
 from mixopt.mixture import FloatArray, Mixture, Segment
+from mixopt.policies.rounds import Round, check_rounds, first_round, given
 from mixopt.policy import Feedback, Signal, Train, beginning, knobs, tuples
 
 STEEPEST, GRID = 0.8, 20  # largest exponent, and how many are tried at a time
@@ -114,14 +115,12 @@ class State:
     """`losses` holds (middle of the round as a part of the run, loss) for each domain; `prior` mu, `recent` h, `mean` pibar."""
 
     names: tuple[str, ...]
+    round: Round
     prior: tuple[float, ...]
     losses: tuple[tuple[tuple[float, float], ...], ...]
     recent: tuple[float, ...]
     mean: tuple[float, ...]
     now: Mixture
-    round: int
-    seen: int
-    total: int
 
 
 @dataclass(frozen=True)
@@ -143,8 +142,8 @@ class ADO:
 
     def __post_init__(self) -> None:
         """Check the knobs."""
-        if self.rounds < 2:
-            raise JobError(f"method.rounds: must be at least 2 (got {self.rounds}).")
+        check_rounds(self.rounds, 2)
+        given("prior", self.prior)
         for knob in ("s", "memory", "share", "minimum", "floor"):
             if not 0 <= getattr(self, knob) <= 1:
                 raise JobError(f"method.{knob}: must be between 0 and 1 (got {getattr(self, knob)}).")
@@ -155,45 +154,43 @@ class ADO:
         return frozenset({Train()})
 
     def init(self, names: Sequence[str], start: Feedback) -> State:
-        """The prior, and no losses. Raises JobError for a minimum that so many domains cannot all have."""
+        """The prior, and no losses. Raises JobError for a minimum that not all can have, or rounds shorter than a step."""
         if self.minimum * len(names) >= 1:
             raise JobError(f"method.minimum: {self.minimum} for each of {len(names)} domains leaves nothing to choose.")
-        given = Mixture(self.prior) if self.prior is not None else None
-        mu_D = beginning(given, names, recovers=True).array(names)
+        mu_D = beginning(given("prior", self.prior), names, recovers=True).array(names)
         now, mu = Mixture.from_array(names, lifted(mu_D, self.minimum)), tuple(mu_D.tolist())
-        return State(tuple(names), mu, ((),) * len(names), mu, mu, now, 0, start.seen, start.total)
+        return State(tuple(names), first_round(self.rounds, start), mu, ((),) * len(names), mu, mu, now)
 
     def segment(self, state: State) -> Segment:
-        """One round."""
-        return Segment(state.now, max(1, round((state.round + 1) * state.total / self.rounds) - state.seen))
+        """The rest of the round on pi."""
+        return Segment(state.now, state.round.tokens)
 
     def update(self, state: State, feedback: Feedback) -> State:
         """Refit the laws, then mix the newest slopes into the mean of those before."""
-        middle = (state.seen + feedback.seen) / 2 / state.total
+        middle = (state.round.seen + feedback.seen) / 2 / feedback.total
         losses = tuple(
             (*past, (middle, float(loss))) if np.isfinite(loss) else past
             for past, loss in zip(state.losses, feedback.signals["train"], strict=True)
         )
-        mu_D, mean_D, t = np.array(state.prior), np.array(state.mean), state.round + 1
+        mu_D, mean_D, t = np.array(state.prior), np.array(state.mean), state.round.done + 1
         h_D = self.memory * np.array(state.recent) + (1 - self.memory) * state.now.array(state.names)
-        rho_D, n = mu_D, feedback.seen / state.total
+        rho_D, n = mu_D, feedback.seen / feedback.total
         if all(len(past) >= FIRST for past in losses):
             slope_D = slope(fit([np.array(past) for past in losses], self.floor), n)
             rho_D = preference(mu_D, h_D, slope_D, self.s)
         pi_D = lifted(blend(mean_D, rho_D, self.share), self.minimum)
         return replace(
             state,
+            round=state.round.after(feedback),
             losses=losses,
             recent=tuple(h_D.tolist()),
             mean=tuple(((1 - 1 / (t + 1)) * mean_D + rho_D / (t + 1)).tolist()),
             now=Mixture.from_array(state.names, pi_D / pi_D.sum()),
-            round=t,
-            seen=feedback.seen,
         )
 
     def load(self, body: Any) -> State:
         """The state that `plain` made this of."""
-        return State(**tuples(body) | {"now": Mixture(body["now"])})
+        return State(**tuples(body) | {"round": Round(**body["round"]), "now": Mixture(body["now"])})
 
     def to_json(self) -> dict[str, Any]:
         """`{"policy": "ado", ...}`."""

@@ -26,8 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from mixopt.errors import DataError, JobError
+from mixopt.errors import JobError
 from mixopt.mixture import FloatArray, Mixture, Segment
+from mixopt.policies.rounds import given
 from mixopt.policy import Feedback, Signal, Valid, beginning, knobs, tuples
 
 FARTHEST = 500.0  # nats that two proportions may part in a run: beyond, the smaller one would be zero for good
@@ -85,10 +86,7 @@ class Aioli:
             raise JobError(f"method.ema: must be at least 0 and below 1 (got {self.ema:g}).")
         if self.ema is not None and self.start is not None:
             raise JobError("method.start: is forgotten at once with ema, which begins at uniform. Leave one out.")
-        try:
-            Mixture(self.start or {"any": 1.0})
-        except DataError as e:
-            raise JobError(f"method.start: {str(e).removeprefix('mixture: ')}") from e
+        given("start", self.start)
 
     @property
     def needs(self) -> frozenset[Signal]:
@@ -101,7 +99,7 @@ class Aioli:
         if m < 2 or self.one_hot <= 1 / m:
             least = f"above 1/{m}, where every probe is the same mixture" if m > 1 else "for at least two domains"
             raise JobError(f"method.one_hot: must be {least} (got {self.one_hot:g} for {m} domains).")
-        p = beginning(None if self.start is None else Mixture(self.start), names).array(names)
+        p = beginning(given("start", self.start), names).array(names)
         valid, nothing = tuples(start.signals["valid"].tolist()), tuples(np.zeros((m, m)).tolist())
         state = State(tuple(names), start.total, start.step, tuples(p.tolist()), valid, nothing)
         if self._interval(state) < start.step:
