@@ -90,6 +90,8 @@ class Feedback:
     total: int
     signals: Mapping[str, FloatArray]
     step: int = 1
+    trained: Mixture | None = None
+    """What was trained, where a limit made that another mixture than the policy asked for."""
 
 
 class OnlinePolicy(Protocol[S]):
