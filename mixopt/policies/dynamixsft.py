@@ -29,8 +29,9 @@ STEP = 1e-4  # part of a run that a look-ahead trains; the trainer takes a whole
 
 
 def proportions(Q_K: FloatArray, prior_K: FloatArray, beta: float, gamma: float) -> FloatArray:
-    """The proportions p [K]."""
-    e_K = prior_K * np.exp(beta * (Q_K - Q_K.max()))
+    """The proportions p [K]. Domains without a prior have only the even part, whatever their Q."""
+    below_K = np.minimum(Q_K - Q_K[prior_K > 0].max(), 0.0)
+    e_K = prior_K * np.exp(beta * below_K)
     return np.asarray((1 - gamma) * e_K / e_K.sum() + gamma / len(Q_K))
 
 
