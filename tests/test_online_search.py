@@ -157,7 +157,7 @@ def test_a_dry_run_counts_runs_and_readings(method: str, runs: int, readings: fl
         ({"ema": 1.0}, "method.ema: must be at least 0 and below 1"),
         ({"ema": 0.1, "start": {"a": 0.5, "b": 0.5}}, "method.start: is forgotten at once with ema"),
         ({"eta": 0.0}, "method.eta: must be above 0"),
-        ({"eta": 30.0}, "method.eta: must be above 0 and at most 25 in 20 rounds, so that no proportion ends at zero"),
+        ({"eta": 30.0}, "method.eta: must be above 0 and at most 25 in 20 rounds"),
     ],
 )
 def test_wrong_knobs_of_aioli(knobs: dict, sentence: str) -> None:
