@@ -175,7 +175,7 @@ def test_a_graph_of_other_domains_is_refused() -> None:
     policy = SkillIt({"a": {"a": 1.0, "b": 0.0}, "b": {"a": 0.0, "b": 1.0}})
     with pytest.raises(JobError, match="the graph has domains a, b, the run a, c"):
         policy.init(("a", "c"), Feedback(0, 1000, {}))
-    with pytest.raises(JobError, match="10 rounds of a run of 1,000 tokens are less than a step each"):
+    with pytest.raises(JobError, match="10 rounds do not fit into a run of 9 training steps"):
         policy.init(("a", "b"), Feedback(0, 1000, {}, 101))
 
 
