@@ -23,6 +23,7 @@ import numpy as np
 from mixopt.errors import JobError, SwarmError
 from mixopt.laws.loglinear import LogLinear
 from mixopt.mixture import FloatArray
+from mixopt.policies.aioli import learn
 from mixopt.quality import out_of_fold, r2, spearman
 
 SINGULAR = 1e-6
@@ -53,14 +54,11 @@ def column_sums(A_DD: FloatArray) -> FloatArray:
 def transition(drops_DD: FloatArray, weight: float) -> FloatArray:
     """A* [D, D] in nats per probe, from signal "drops": solves W a_i = drops_i for each evaluated domain i.
 
-    Row j of W is the mixture of probe j: `weight` h on j, the rest shared evenly. W is s I plus b everywhere, with
-    s = (h D - 1) / (D - 1) and b = (1 - h) / (D - 1), so that a_i = (drops_i - b sum_j drops_ij) / s. Noise grows with
-    1 / s. Raises JobError for h = 1 / D, where all probes are the same one.
+    Row j of W is the mixture of probe j: `weight` h on j, the rest shared evenly. Noise grows with (D - 1) / (h D - 1).
+    Raises JobError for h = 1 / D, where all probes are the same one.
     """
-    domains = len(drops_DD)
-    check_weight(weight, domains)
-    own, other = (weight * domains - 1) / (domains - 1), (1 - weight) / (domains - 1)
-    return np.asarray((drops_DD - other * drops_DD.sum(axis=1, keepdims=True)) / own)
+    check_weight(weight, len(drops_DD))
+    return learn(drops_DD, weight)
 
 
 def check_weight(weight: float, domains: int) -> None:

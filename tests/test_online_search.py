@@ -156,7 +156,7 @@ def test_a_dry_run_counts_runs_and_readings(method: str, runs: int, readings: fl
         ({"ema": 1.0}, "method.ema: must be at least 0 and below 1"),
         ({"ema": 0.1, "start": {"a": 0.5, "b": 0.5}}, "method.start: is forgotten at once with ema"),
         ({"eta": 0.0}, "method.eta: must be above 0"),
-        ({"eta": 30.0}, "method.eta: must be above 0 and at most 25 in 20 rounds, so that no proportion ends at zero"),
+        ({"eta": 30.0}, "method.eta: must be above 0 and at most 25 in 20 rounds"),
     ],
 )
 def test_wrong_knobs_of_aioli(knobs: dict, sentence: str) -> None:
@@ -174,7 +174,7 @@ def test_a_graph_of_other_domains_is_refused() -> None:
     policy = SkillIt({"a": {"a": 1.0, "b": 0.0}, "b": {"a": 0.0, "b": 1.0}})
     with pytest.raises(JobError, match="the graph has domains a, b, the run a, c"):
         policy.init(("a", "c"), Feedback(0, 1000, {}))
-    with pytest.raises(JobError, match="10 rounds of a run of 1,000 tokens are less than a step each"):
+    with pytest.raises(JobError, match="10 rounds do not fit into a run of 9 training steps"):
         policy.init(("a", "b"), Feedback(0, 1000, {}, 101))
 
 

@@ -50,6 +50,15 @@ def test_runs_left_out_are_predicted() -> None:
     assert (error_RM.std(axis=0) < 0.1 * L_RIM[:, -1].std(axis=0)).all()
 
 
+def test_runs_left_out_are_predicted_with_the_laws_own_ridge() -> None:
+    """One so strong that no interval may differ predicts them worse."""
+    law, X_RD, L_RIM = taught()
+    error, stiff = (
+        np.abs(out_of_fold(some, X_RD, L_RIM) - L_RIM[:, -1]).mean() for some in (law, replace(law, ridge=(1e4,) * 4))
+    )
+    assert stiff > 2 * error
+
+
 def test_intervals_may_differ() -> None:
     """A swarm whose last quarter teaches three times as much of `a` and nothing else is understood as that."""
     X_RD = np.random.default_rng(1).dirichlet(np.ones(4), 60)
@@ -61,10 +70,14 @@ def test_intervals_may_differ() -> None:
     assert fallen == pytest.approx([3.5**-0.5 - 2.5**-0.5, 5.5**-0.5 - 2.5**-0.5], rel=0.1)
 
 
+def even_policy(law: Transition) -> RegMixD:
+    each, even = dict.fromkeys(NAMES, 1.0), dict.fromkeys(NAMES, 0.25)
+    return RegMixD(law, even, each, even, dict.fromkeys(NAMES, 0.0), each)
+
+
 def test_it_listens(law: Transition) -> None:
     """A run whose loss of `a` is higher than its mixture explains gets more of `a` than one where all is as expected."""
-    each, even = dict.fromkeys(NAMES, 1.0), dict.fromkeys(NAMES, 0.25)
-    policy = RegMixD(law, even, each, even, dict.fromkeys(NAMES, 0.0), each)
+    policy = even_policy(law)
     state = policy.init(NAMES, Feedback(0, 1000, {}))
     assert policy.segment(state).tokens == 250
     expected_D = TOY.losses_D(0.25 * EVEN)
@@ -73,10 +86,38 @@ def test_it_listens(law: Transition) -> None:
         for extra in (0.0, 0.3)
     )
     assert second > first + 0.02
-    bounded = replace(policy, upper={**each, "a": 0.1})
+    bounded = replace(policy, upper={**policy.upper, "a": 0.1})
     assert bounded.update(state, Feedback(250, 1000, {"valid": expected_D})).now["a"] <= 0.1 + 1e-9
     with pytest.raises(JobError, match="learned from runs of a, b, c, d; this run has a, b"):
         policy.init(("a", "b"), Feedback(0, 1000, {}))
+
+
+def test_a_phase_is_over_when_less_than_half_a_step_of_it_is_left(law: Transition) -> None:
+    """Steps of 60 tokens: the first 250 end at 240, the nearest step, but not at 180."""
+    policy = even_policy(law)
+    state = policy.init(NAMES, Feedback(0, 1000, {}, 60))
+    losses = {"valid": TOY.losses_D(0.25 * EVEN)}
+    assert policy.update(state, Feedback(180, 1000, losses, 60)).round == 0
+    after = policy.update(state, Feedback(240, 1000, losses, 60))
+    assert after.round == 1
+    assert policy.segment(after).tokens == 260
+
+
+def test_switches_search_as_many_candidates_as_asked_for(law: Transition, study: Study) -> None:
+    """The mean of all candidates is another than that of the best few, and knobs of the method reach the policy."""
+    few, all_of_them = (
+        replace(even_policy(law), candidates=200, keep=5),
+        replace(even_policy(law), candidates=5, keep=5),
+    )
+    losses = {"valid": TOY.losses_D(0.25 * EVEN)}
+    found = [
+        p.update(p.init(NAMES, Feedback(0, 1000, {})), Feedback(250, 1000, losses)).now for p in (few, all_of_them)
+    ]
+    mean_D = candidates(all_of_them._space, 0, 1, 5).mean(axis=0)
+    assert found[1].array(NAMES) == pytest.approx(mean_D)
+    assert found[0].array(NAMES) != pytest.approx(mean_D, abs=0.02)
+    policy = RegMixDynamic(online=True, candidates=200, keep=5).policy(study, np.random.default_rng(0))
+    assert (policy.to_json()["candidates"], policy.to_json()["keep"]) == (200, 5)
 
 
 def test_candidates_lie_within_bounds_and_are_others_in_each_round(toy_study: Study) -> None:

@@ -28,7 +28,9 @@ def test_the_longest_affordable_run() -> None:
     assert affordable(EVEN, NAMES, 20_000, 100) == 20_000
     tokens = affordable(policy, NAMES, 20_000, 100)
     assert 19_800 <= tokens + beside(policy, NAMES, tokens, 100) <= 20_000
-    with pytest.raises(JobError, match="its probes alone take .* the search budget is 2,500|rounds do not fit into a run"):
+    with pytest.raises(
+        JobError, match="its probes alone take .* the search budget is 2,500|rounds do not fit into a run"
+    ):
         affordable(DynamixSFT(rounds=24), NAMES, 2_500, 100)
 
 

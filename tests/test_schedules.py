@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixopt.errors import JobError
+from mixopt.errors import DataError, JobError
 from mixopt.handoff import load
 from mixopt.job import parse
 from mixopt.methods.schedule import Planned
@@ -55,6 +55,8 @@ def test_replay_raises_the_old_domains_to_the_floor() -> None:
     assert kept["web"] + kept["wiki"] == pytest.approx(0.1)
     assert kept["wiki"] == pytest.approx(0.08 / 0.98 / 2)
     assert replayed(mixture, old, 0.02) == mixture
+    with pytest.raises(DataError, match="unknown domain 'webb'; did you mean 'web'"):
+        replayed(mixture, Mixture({"new": 0.0, "webb": 0.5, "wiki": 0.5}), 0.1)
     twice = replaying(Schedule(((0.0, mixture), (0.5, old))), old, 0.1)
     assert [m["new"] for _, m in twice.phases] == [pytest.approx(0.9), 0.0]
 

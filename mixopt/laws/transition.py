@@ -54,10 +54,10 @@ def fit(
 def out_of_fold(law: Transition, X_RD: FloatArray, L_RIM: FloatArray) -> FloatArray:
     """Losses [R, M] at the end of each run, from its mixture alone, by steps that were learned without it.
 
-    Floors, powers and ridges stay those of the law: three numbers that all runs chose.
+    Floors, powers and ridges stay those of the law: numbers that all runs chose.
     """
     fold_R, P_RM = np.arange(len(X_RD)) % OUTER, np.empty_like(L_RIM[:, 0])
-    shapes = [_shape(X_RD, L_RI) for L_RI in L_RIM.transpose(2, 0, 1)]
+    shapes = [Shape(*shape) for shape in zip(law.floor, law.size, law.power, law.ridge, strict=True)]
     for fold in range(min(OUTER, len(X_RD))):
         out_R = fold_R == fold
         other = _fit(law.names, law.metrics, law.ends, (X_RD[~out_R], L_RIM[~out_R]), shapes)
@@ -96,6 +96,7 @@ def _fit(
         tuple(shape.floor for shape in shapes),
         tuple(shape.size for shape in shapes),
         tuple(shape.power for shape in shapes),
+        tuple(shape.ridge for shape in shapes),
         tuple(tuple(tuple(step) for step in rows) for rows in steps),
     )
 

@@ -28,7 +28,7 @@ from mixopt.laws.transition import fit, out_of_fold, refuse_too_few
 from mixopt.limits import Trust
 from mixopt.methods import online as following
 from mixopt.mixture import FloatArray, Mixture, Schedule
-from mixopt.policies.regmixd import RegMixD, Transition
+from mixopt.policies.regmixd import CANDIDATES, KEEP, RegMixD, Transition
 from mixopt.policy import Fixed, OnlinePolicy, Scheduled
 from mixopt.proposers import simulate
 from mixopt.recommend import points
@@ -46,12 +46,12 @@ class RegMixDynamic:
     """Plan a mixture for each interval between checkpoints from how losses changed in a swarm of static runs.
 
     `online` leaves one proxy of the budget to a run that measures its losses at each switch and searches again;
-    without it the plan is made beforehand. `candidates` and `keep` as in RegMix, for each search of the plan.
+    without it the plan is made beforehand. `candidates` and `keep` as in RegMix, for each search.
     """
 
     online: bool = False
-    candidates: int = 20_000
-    keep: int = 32
+    candidates: int = CANDIDATES
+    keep: int = KEEP
 
     def __post_init__(self) -> None:
         """Check the knobs."""
@@ -79,7 +79,7 @@ class RegMixDynamic:
             for w_D in (space.lower_D, np.minimum(space.upper_D, 1.0), space.prior_D)
         )
         first, weights = dict(plan.phases[0][1]), dict(zip(seen.law.metrics, seen.weights_M.tolist(), strict=True))
-        return RegMixD(seen.law, first, weights, prior, lower, upper, study.seed)
+        return RegMixD(seen.law, first, weights, prior, lower, upper, study.seed, self.candidates, self.keep)
 
     def recommend(self, study: Study, rng: np.random.Generator) -> Recommendation:
         """The plan and its mean; online, what the last run went through. Raises SwarmError for too few good runs."""

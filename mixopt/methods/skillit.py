@@ -51,14 +51,9 @@ class SkillIt:
 
     def __post_init__(self) -> None:
         """Check the knobs."""
-        if min(self.window, self.rounds) < 1:
-            raise JobError(f"method.window, method.rounds: must be at least 1 (got {self.window}, {self.rounds}).")
-        if self.eta <= 0:
-            raise JobError(f"method.eta: must be above 0 (got {self.eta:g}).")
+        skillit.check(self.eta, self.window, self.rounds, self.part)
         if not 0 < self.graph_share < 1:
             raise JobError(f"method.graph_share: must be above 0 and below 1 (got {self.graph_share:g}).")
-        if not 0 < self.part <= 1:
-            raise JobError(f"method.part: must be above 0 and at most 1 (got {self.part:g}).")
 
     def learn(self, study: Study, rng: np.random.Generator) -> list[RunSpec]:
         """Step 1: whole training steps for each run. Raises JobError for a budget that has none."""

@@ -2,12 +2,13 @@
 
     L_k(n) = eps_k + beta_k n^-alpha_k                        fitted to the smoothed losses so far
     slope_k = alpha_k (L_k - eps_k) / n                       how fast L_k falls, tokens of any domain counting
-    rho_k ~ mu_k h_k^s slope_k                                h: what k had of late, mu: the prior
+    rho_k ~ mu_k h_k^s slope_k                                h: what was trained of k of late, mu: the prior
     pi = (1 - share) pibar + share rho,  no proportion below `minimum`;  pibar <- mean of all rho so far
 
-n is the part of the run that was trained: a unit of n changes beta alone. Until a law can be fitted, rho is mu.
+n is the part of the run that was trained: a unit of n changes beta alone. A domain whose law cannot be fitted yet has
+its mu as rho; the others share the rest of mu.
 
-Shapes: D domains, T rounds, A exponents on the grid.
+Shapes: D domains, F of them with a law, T rounds, A exponents on the grid.
 
 Source: Jiang et al. 2024, Adaptive Data Optimization (arXiv:2410.11820), and its reference code; docs/differences.md says
 how we differ.
@@ -23,6 +24,7 @@ import numpy as np
 
 from mixopt.errors import JobError
 from mixopt.mixture import FloatArray, Mixture, Segment
+from mixopt.policies.rounds import Round, check_rounds, first_round, given
 from mixopt.policy import Feedback, Signal, Train, beginning, knobs, tuples
 
 STEEPEST, GRID = 0.8, 20  # largest exponent, and how many are tried at a time
@@ -32,9 +34,9 @@ WINDOW, DEGREE = 7, 3  # of the smoothing, in rounds
 
 
 def preference(mu_D: FloatArray, h_D: FloatArray, slope_D: FloatArray, s: float) -> FloatArray:
-    """The mixture rho [D]; mu where no loss falls."""
+    """What rho [D] makes of the sum of mu; mu where no loss falls."""
     weight_D = mu_D * h_D**s * slope_D
-    return weight_D / weight_D.sum() if weight_D.sum() > 0 else mu_D
+    return mu_D.sum() * weight_D / weight_D.sum() if weight_D.sum() > 0 else mu_D
 
 
 def blend(mean_D: FloatArray, rho_D: FloatArray, share: float) -> FloatArray:
@@ -77,17 +79,15 @@ def fit(points: Sequence[FloatArray], floor: float) -> FloatArray:
             w_DAT = there_D1T * DELTA / np.maximum(r_DAT, DELTA)
         huber_DA = (there_D1T * np.where(r_DAT < DELTA, r_DAT**2 / 2, DELTA * (r_DAT - DELTA / 2))).sum(axis=2)
         best = (each_D, huber_DA.argmin(axis=1))
-        law_D3, step_D = (
-            np.stack([eps_DA[best], beta_DA[best], alpha_DA[best]], axis=1),
-            alpha_DA[:, 1] - alpha_DA[:, 0],
-        )
+        law_D3 = np.stack([eps_DA[best], beta_DA[best], alpha_DA[best]], axis=1)
+        step_D = alpha_DA[:, 1] - alpha_DA[:, 0]
         ends = np.maximum(step_D / GRID, law_D3[:, 2] - step_D), np.minimum(STEEPEST, law_D3[:, 2] + step_D)
         alpha_DA = np.linspace(*ends, GRID, axis=1)
     return law_D3
 
 
 def smoothed(y_T: FloatArray) -> FloatArray:
-    """Losses [T] on the polynomials that fit the windows around them (Savitzky and Golay); ends lie on the last window's."""
+    """Losses [T] on the polynomials of the windows around them, or of the last one, never beyond them (Savitzky, Golay)."""
     count = len(y_T)
     if count < WINDOW:
         return y_T
@@ -95,7 +95,8 @@ def smoothed(y_T: FloatArray) -> FloatArray:
     fit_WW = powers @ np.linalg.solve(powers.T @ powers, powers.T)  # a window's values to its polynomial's
     first_T = np.clip(np.arange(count) - WINDOW // 2, 0, count - WINDOW)
     rows_TW = np.lib.stride_tricks.sliding_window_view(y_T, WINDOW)[first_T]
-    return np.asarray((fit_WW[np.arange(count) - first_T] * rows_TW).sum(axis=1))
+    fit_T = (fit_WW[np.arange(count) - first_T] * rows_TW).sum(axis=1)
+    return np.asarray(np.clip(fit_T, rows_TW.min(axis=1), rows_TW.max(axis=1)))
 
 
 def _line(
@@ -114,14 +115,12 @@ class State:
     """`losses` holds (middle of the round as a part of the run, loss) for each domain; `prior` mu, `recent` h, `mean` pibar."""
 
     names: tuple[str, ...]
+    round: Round
     prior: tuple[float, ...]
     losses: tuple[tuple[tuple[float, float], ...], ...]
     recent: tuple[float, ...]
     mean: tuple[float, ...]
     now: Mixture
-    round: int
-    seen: int
-    total: int
 
 
 @dataclass(frozen=True)
@@ -143,8 +142,8 @@ class ADO:
 
     def __post_init__(self) -> None:
         """Check the knobs."""
-        if self.rounds < 2:
-            raise JobError(f"method.rounds: must be at least 2 (got {self.rounds}).")
+        check_rounds(self.rounds, FIRST + 1)
+        given("prior", self.prior)
         for knob in ("s", "memory", "share", "minimum", "floor"):
             if not 0 <= getattr(self, knob) <= 1:
                 raise JobError(f"method.{knob}: must be between 0 and 1 (got {getattr(self, knob)}).")
@@ -155,45 +154,45 @@ class ADO:
         return frozenset({Train()})
 
     def init(self, names: Sequence[str], start: Feedback) -> State:
-        """The prior, and no losses. Raises JobError for a minimum that so many domains cannot all have."""
+        """The prior, and no losses. Raises JobError for a minimum that not all can have, or rounds shorter than a step."""
         if self.minimum * len(names) >= 1:
             raise JobError(f"method.minimum: {self.minimum} for each of {len(names)} domains leaves nothing to choose.")
-        given = Mixture(self.prior) if self.prior is not None else None
-        mu_D = beginning(given, names, recovers=True).array(names)
+        mu_D = beginning(given("prior", self.prior), names, recovers=True).array(names)
         now, mu = Mixture.from_array(names, lifted(mu_D, self.minimum)), tuple(mu_D.tolist())
-        return State(tuple(names), mu, ((),) * len(names), mu, mu, now, 0, start.seen, start.total)
+        return State(tuple(names), first_round(self.rounds, start), mu, ((),) * len(names), mu, mu, now)
 
     def segment(self, state: State) -> Segment:
-        """One round."""
-        return Segment(state.now, max(1, round((state.round + 1) * state.total / self.rounds) - state.seen))
+        """The rest of the round on pi."""
+        return Segment(state.now, state.round.tokens)
 
     def update(self, state: State, feedback: Feedback) -> State:
         """Refit the laws, then mix the newest slopes into the mean of those before."""
-        middle = (state.seen + feedback.seen) / 2 / state.total
+        middle = (state.round.seen + feedback.seen) / 2 / feedback.total
         losses = tuple(
             (*past, (middle, float(loss))) if np.isfinite(loss) else past
             for past, loss in zip(state.losses, feedback.signals["train"], strict=True)
         )
-        mu_D, mean_D, t = np.array(state.prior), np.array(state.mean), state.round + 1
-        h_D = self.memory * np.array(state.recent) + (1 - self.memory) * state.now.array(state.names)
-        rho_D, n = mu_D, feedback.seen / state.total
-        if all(len(past) >= FIRST for past in losses):
-            slope_D = slope(fit([np.array(past) for past in losses], self.floor), n)
-            rho_D = preference(mu_D, h_D, slope_D, self.s)
+        mu_D, mean_D, t = np.array(state.prior), np.array(state.mean), state.round.done + 1
+        trained_D = (feedback.trained or state.now).array(state.names)
+        h_D = self.memory * np.array(state.recent) + (1 - self.memory) * trained_D
+        rho_D, known = mu_D.copy(), [j for j, past in enumerate(losses) if len(past) >= FIRST]
+        if known:
+            laws = fit([np.array(losses[j]) for j in known], self.floor)
+            slope_F = slope(laws, feedback.seen / feedback.total)
+            rho_D[known] = preference(mu_D[known], h_D[known], slope_F, self.s)
         pi_D = lifted(blend(mean_D, rho_D, self.share), self.minimum)
         return replace(
             state,
+            round=state.round.after(feedback),
             losses=losses,
             recent=tuple(h_D.tolist()),
             mean=tuple(((1 - 1 / (t + 1)) * mean_D + rho_D / (t + 1)).tolist()),
             now=Mixture.from_array(state.names, pi_D / pi_D.sum()),
-            round=t,
-            seen=feedback.seen,
         )
 
     def load(self, body: Any) -> State:
         """The state that `plain` made this of."""
-        return State(**tuples(body) | {"now": Mixture(body["now"])})
+        return State(**tuples(body) | {"round": Round(**body["round"]), "now": Mixture(body["now"])})
 
     def to_json(self) -> dict[str, Any]:
         """`{"policy": "ado", ...}`."""

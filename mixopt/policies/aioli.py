@@ -12,7 +12,8 @@ Source: Chen et al. 2024, arXiv:2411.05735, and its reference code; docs/differe
            with `ema`, memoryless: p_j ~ exp(eta sum_i E_ij) where E <- (1 - ema) Abar + ema E, at first Abar
         5. train the rest of the round on p
 
-Probes train the run: they take `probe_share` of its tokens, and these average to the uniform mixture.
+Probes train the run: they take `probe_share` of its tokens, and these average to the uniform mixture. A round in which a
+limit made another mixture of a probe has no W to solve with: it moves nothing, and the evidence counts it.
 
 Shapes: D domains; of matrices [D, D], domain i that is evaluated in rows, domain j that is trained in columns.
 """
@@ -26,31 +27,33 @@ from typing import Any
 
 import numpy as np
 
-from mixopt.errors import DataError, JobError
+from mixopt.errors import JobError
 from mixopt.mixture import FloatArray, Mixture, Segment
+from mixopt.policies.rounds import Round, exponentiated, given
 from mixopt.policy import Feedback, Signal, Valid, beginning, knobs, tuples
 
-FARTHEST = 500.0  # nats that two proportions may part in a run: beyond, the smaller one would be zero for good
+FARTHEST = 500.0  # nats that steps of a run may add up to: many times those that two proportions can be apart
 
 
 @dataclass(frozen=True)
 class State:
     """`interval` counts the probes of this round that are done, `valid` is L when the present one began.
 
-    `beta` sums over the sweeps so far; `A` is the last Abar, or E; `probed` the tokens of all probes.
+    `beta` sums over the sweeps so far, `cut` says whether one of their probes was cut, `cut_rounds` in how many rounds
+    that was so; `A` is the last Abar, or E; `probed` the tokens of all probes.
     """
 
     names: tuple[str, ...]
-    total: int
+    round: Round
     step: int
-    p: tuple[float, ...]
+    p: Mixture
     valid: tuple[float, ...]
     beta: tuple[tuple[float, ...], ...]
     A: tuple[tuple[float, ...], ...] | None = None
-    round: int = 0
     interval: int = 0
-    seen: int = 0
     probed: int = 0
+    cut: bool = False
+    cut_rounds: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,16 +82,13 @@ class Aioli:
             if not 0 < share <= 1:
                 raise JobError(f"method.{name}: must be above 0 and at most 1 (got {share:g}).")
         if not 0 < self.eta * self.rounds <= FARTHEST:
-            most = f"{FARTHEST / self.rounds:g} in {self.rounds} rounds, so that no proportion ends at zero"
+            most = f"{FARTHEST / self.rounds:g} in {self.rounds} rounds"
             raise JobError(f"method.eta: must be above 0 and at most {most} (got {self.eta:g}).")
         if not 0 <= (self.ema or 0) < 1:
             raise JobError(f"method.ema: must be at least 0 and below 1 (got {self.ema:g}).")
         if self.ema is not None and self.start is not None:
             raise JobError("method.start: is forgotten at once with ema, which begins at uniform. Leave one out.")
-        try:
-            Mixture(self.start or {"any": 1.0})
-        except DataError as e:
-            raise JobError(f"method.start: {str(e).removeprefix('mixture: ')}") from e
+        given("start", self.start)
 
     @property
     def needs(self) -> frozenset[Signal]:
@@ -101,9 +101,8 @@ class Aioli:
         if m < 2 or self.one_hot <= 1 / m:
             least = f"above 1/{m}, where every probe is the same mixture" if m > 1 else "for at least two domains"
             raise JobError(f"method.one_hot: must be {least} (got {self.one_hot:g} for {m} domains).")
-        p = beginning(None if self.start is None else Mixture(self.start), names).array(names)
-        valid, nothing = tuples(start.signals["valid"].tolist()), tuples(np.zeros((m, m)).tolist())
-        state = State(tuple(names), start.total, start.step, tuples(p.tolist()), valid, nothing)
+        p, valid = beginning(given("start", self.start), names), tuples(start.signals["valid"].tolist())
+        state = State(tuple(names), Round(self.rounds, start.total), start.step, p, valid, ((0.0,) * m,) * m)
         if self._interval(state) < start.step:
             a_round, n = start.total // self.rounds, m * self.sweeps
             raise JobError(
@@ -120,25 +119,22 @@ class Aioli:
             others = (1 - self.one_hot) / (len(state.names) - 1)
             p = {name: self.one_hot if i == j else others for i, name in enumerate(state.names)}
             return Segment(Mixture(p), self._interval(state))
-        return Segment(Mixture.from_array(state.names, np.array(state.p)), self._end(state) - state.seen)
+        return Segment(state.p, state.round.tokens)
 
     def update(self, state: State, feedback: Feedback) -> State:
         """After a probe add to beta, after the last one move p; after the rest begin the next round."""
-        L_D = feedback.signals["valid"]
         if state.interval < self._probes(state):
-            beta_DD, probed = np.array(state.beta), state.probed + feedback.seen - state.seen
-            beta_DD[:, self._domain(state)] += state.valid - L_D
-            state = replace(state, beta=tuples(beta_DD.tolist()), interval=state.interval + 1, probed=probed)
-            if state.interval == self._probes(state):
-                state = self._moved(state, normalise(learn(beta_DD / self.sweeps, self.one_hot)))
-        state = replace(state, seen=feedback.seen, valid=tuples(L_D.tolist()))
-        if state.interval == self._probes(state) and state.seen >= self._end(state):
-            state = replace(state, round=state.round + 1, interval=0, beta=tuples(np.zeros((len(L_D),) * 2).tolist()))
+            state = self._probed(state, feedback)
+        valid, here = tuples(feedback.signals["valid"].tolist()), replace(state.round, seen=feedback.seen)
+        state = replace(state, valid=valid, round=here)
+        if state.interval == self._probes(state) and 2 * here.tokens < state.step:
+            beta = ((0.0,) * len(valid),) * len(valid)
+            state = replace(state, round=here.after(feedback), interval=0, beta=beta, cut=False)
         return state
 
     def load(self, body: Any) -> State:
         """The state of which `plain` made this."""
-        return State(**tuples(body))
+        return State(**tuples(body) | {"round": Round(**body["round"]), "p": Mixture(body["p"])})
 
     def to_json(self) -> dict[str, Any]:
         """The policy's name and its knobs."""
@@ -149,15 +145,27 @@ class Aioli:
         return None if state.A is None else np.array(state.A)
 
     def evidence(self, state: State) -> dict[str, float]:
-        """The part of its tokens that the run spent on probes so far."""
-        return {"probe_share": state.probed / max(1, state.seen)}
+        """The part of its tokens that the run spent on probes so far; the rounds with a cut probe, if there are any."""
+        cut = {"cut_rounds": float(state.cut_rounds)} if state.cut_rounds else {}
+        return {"probe_share": state.probed / max(1, state.round.seen), **cut}
+
+    def _probed(self, state: State, feedback: Feedback) -> State:
+        """Step 1 for one probe; after the last one steps 2 to 4."""
+        beta_DD, probed = np.array(state.beta), state.probed + feedback.seen - state.round.seen
+        beta_DD[:, self._domain(state)] += state.valid - feedback.signals["valid"]
+        cut, interval = state.cut or feedback.trained is not None, state.interval + 1
+        state = replace(state, beta=tuples(beta_DD.tolist()), interval=interval, probed=probed, cut=cut)
+        if interval == self._probes(state) and not cut:
+            return self._moved(state, normalise(learn(beta_DD / self.sweeps, self.one_hot)))
+        return replace(state, cut_rounds=state.cut_rounds + (interval == self._probes(state)))
 
     def _moved(self, state: State, A_DD: FloatArray) -> State:
         """Step 4."""
-        p_D = np.array(state.p) if self.ema is None else np.ones(len(state.p))
+        p = state.p if self.ema is None else beginning(None, state.names)
         if self.ema is not None and state.A is not None:
             A_DD = (1 - self.ema) * A_DD + self.ema * np.array(state.A)
-        return replace(state, A=tuples(A_DD.tolist()), p=tuples(step(p_D, A_DD, self.eta).tolist()))
+        moved = exponentiated(p, state.names, self.eta * A_DD.sum(axis=0))
+        return replace(state, A=tuples(A_DD.tolist()), p=moved)
 
     def _probes(self, state: State) -> int:
         return self.sweeps * len(state.names)
@@ -165,25 +173,24 @@ class Aioli:
     def _domain(self, state: State) -> int:
         """Which domain the present probe is of: each sweep shuffles the domains by their names."""
         sweep, at = divmod(state.interval, len(state.names))
-        keys = [hashlib.sha256(f"{self.seed} {state.round} {sweep} {name}".encode()).digest() for name in state.names]
+        turn = f"{self.seed} {state.round.done} {sweep}"
+        keys = [hashlib.sha256(f"{turn} {name}".encode()).digest() for name in state.names]
         return keys.index(sorted(keys)[at])
 
     def _interval(self, state: State) -> int:
         """Tokens of a probe: whole steps, the same in all rounds."""
-        steps = self.probe_share * (state.total // state.step // self.rounds) / self._probes(state)
+        steps = self.probe_share * (state.round.total // state.step // self.rounds) / self._probes(state)
         return int(steps + 1e-9) * state.step
-
-    def _end(self, state: State) -> int:
-        """The token at which the present round ends; the last one ends with the run."""
-        steps = -(-state.total // state.step)
-        return min(state.total, (state.round + 1) * steps // self.rounds * state.step)
 
 
 def learn(beta_DD: FloatArray, h: float) -> FloatArray:
-    """A [D, D] with W a_i = beta_i, from drops of the losses in probes with weight h on one domain."""
-    others = (1 - h) / (len(beta_DD) - 1)
-    W_DD = others + (h - others) * np.eye(len(beta_DD))
-    return np.asarray(np.linalg.solve(W_DD, beta_DD.T).T, dtype=float)
+    """A [D, D] with W a_i = beta_i, from drops of the losses in probes with weight h on one domain.
+
+    W is s I plus b everywhere, s = (h D - 1) / (D - 1) and b = (1 - h) / (D - 1): a_i = (beta_i - b sum_j beta_ij) / s.
+    """
+    m = len(beta_DD)
+    own, other = (h * m - 1) / (m - 1), (1 - h) / (m - 1)
+    return np.asarray((beta_DD - other * beta_DD.sum(axis=1, keepdims=True)) / own)
 
 
 def normalise(A_DD: FloatArray) -> FloatArray:
@@ -191,9 +198,3 @@ def normalise(A_DD: FloatArray) -> FloatArray:
     A_DD = A_DD - min(A_DD.min(), 0.0)
     total = A_DD.sum()
     return A_DD / total if total > 0 else np.full_like(A_DD, 1 / A_DD.size)
-
-
-def step(p_D: FloatArray, A_DD: FloatArray, eta: float) -> FloatArray:
-    """p_j exp(eta sum_i A_ij), normalised."""
-    p_D = p_D * np.exp(eta * A_DD.sum(axis=0))
-    return p_D / p_D.sum()

@@ -14,13 +14,14 @@ Source: DynamixSFT (arXiv:2508.12116); docs/differences.md says how we differ.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mixopt.errors import JobError
 from mixopt.mixture import FloatArray, Mixture, Segment
+from mixopt.policies.rounds import Round, check_rounds, first_round, given
 from mixopt.policy import Drops, Feedback, Signal, Valid, beginning, knobs, tuples
 
 EPS = 1e-8
@@ -28,8 +29,9 @@ STEP = 1e-4  # part of a run that a look-ahead trains; the trainer takes a whole
 
 
 def proportions(Q_K: FloatArray, prior_K: FloatArray, beta: float, gamma: float) -> FloatArray:
-    """The proportions p [K]."""
-    e_K = prior_K * np.exp(beta * (Q_K - Q_K.max()))
+    """The proportions p [K]. Domains without a prior have only the even part, whatever their Q."""
+    below_K = np.minimum(Q_K - Q_K[prior_K > 0].max(), 0.0)
+    e_K = prior_K * np.exp(beta * below_K)
     return np.asarray((1 - gamma) * e_K / e_K.sum() + gamma / len(Q_K))
 
 
@@ -45,12 +47,10 @@ class State:
     """`value` is Q, `prior` p0, `now` p."""
 
     names: tuple[str, ...]
+    round: Round
     prior: tuple[float, ...]
     value: tuple[float, ...]
     now: Mixture
-    round: int
-    seen: int
-    total: int
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class DynamixSFT:
 
     def __post_init__(self) -> None:
         """Check the knobs."""
-        if self.rounds < 2:
-            raise JobError(f"method.rounds: must be at least 2 (got {self.rounds}).")
+        check_rounds(self.rounds, 2)
+        given("prior", self.prior)
         if not self.beta >= 0:
             raise JobError(f"method.beta: must be at least 0 (got {self.beta}).")
         if not 0 < self.part <= 1:
@@ -87,17 +87,19 @@ class DynamixSFT:
         return frozenset({Valid(self.part), Drops(STEP, text=self.part)})
 
     def init(self, names: Sequence[str], start: Feedback) -> State:
-        """The prior with its even part. Zeros of the prior keep that part."""
-        given = Mixture(self.prior) if self.prior is not None else None
-        p0_K = beginning(given, names, recovers=True).array(names)
+        """The prior with its even part, which is all that zeros of the prior ever get.
+
+        Raises JobError for rounds shorter than a step.
+        """
+        p0_K = beginning(given("prior", self.prior), names, recovers=True).array(names)
         zero_K = np.zeros(len(names))
         now = Mixture.from_array(names, proportions(zero_K, p0_K, self.beta, self.gamma))
         prior, value = tuple(p0_K.tolist()), tuple(zero_K.tolist())
-        return State(tuple(names), prior, value, now, 0, start.seen, start.total)
+        return State(tuple(names), first_round(self.rounds, start), prior, value, now)
 
     def segment(self, state: State) -> Segment:
-        """One round."""
-        return Segment(state.now, max(1, round((state.round + 1) * state.total / self.rounds) - state.seen))
+        """The rest of the round on p."""
+        return Segment(state.now, state.round.tokens)
 
     def update(self, state: State, feedback: Feedback) -> State:
         """Look ahead, remember, prefer."""
@@ -105,11 +107,11 @@ class DynamixSFT:
         Q_K = self.memory * np.array(state.value) + (1 - self.memory) * r_K
         p_K = proportions(Q_K, np.array(state.prior), self.beta, self.gamma)
         now = Mixture.from_array(state.names, p_K / p_K.sum())
-        return State(state.names, state.prior, tuple(Q_K.tolist()), now, state.round + 1, feedback.seen, state.total)
+        return replace(state, round=state.round.after(feedback), value=tuple(Q_K.tolist()), now=now)
 
     def load(self, body: Any) -> State:
         """The state that `plain` made this of."""
-        return State(**tuples(body) | {"now": Mixture(body["now"])})
+        return State(**tuples(body) | {"round": Round(**body["round"]), "now": Mixture(body["now"])})
 
     def to_json(self) -> dict[str, Any]:
         """`{"policy": "dynamixsft", ...}`."""

@@ -26,6 +26,7 @@ import numpy as np
 
 from mixopt.errors import JobError
 from mixopt.mixture import FloatArray, Mixture, Segment
+from mixopt.policies.rounds import Round, check_rounds, first_round, given
 from mixopt.policy import Feedback, Signal, Train, beginning, knobs, tuples
 
 
@@ -47,11 +48,9 @@ class State:
     """`rewards` is R, `now` pi."""
 
     names: tuple[str, ...]
+    round: Round
     rewards: tuple[float, ...]
     now: Mixture
-    round: int
-    seen: int
-    total: int
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,8 @@ class ODM:
 
     def __post_init__(self) -> None:
         """Check the knobs."""
-        if self.rounds < 2:
-            raise JobError(f"method.rounds: must be at least 2 (got {self.rounds}).")
+        check_rounds(self.rounds, 2)
+        given("start", self.start)
         if not self.scale > 0:
             raise JobError(f"method.scale: must be above 0 (got {self.scale}).")
 
@@ -78,25 +77,28 @@ class ODM:
         return frozenset({Train()})
 
     def init(self, names: Sequence[str], start: Feedback) -> State:
-        """No rewards. Zeros of the first mixture recover: every domain is explored."""
-        now = beginning(Mixture(self.start) if self.start is not None else None, names, recovers=True)
-        return State(tuple(names), (0.0,) * len(names), now, 0, start.seen, start.total)
+        """No rewards. Zeros of the first mixture recover: every domain is explored.
+
+        Raises JobError for rounds shorter than a step.
+        """
+        now = beginning(given("start", self.start), names, recovers=True)
+        return State(tuple(names), first_round(self.rounds, start), (0.0,) * len(names), now)
 
     def segment(self, state: State) -> Segment:
-        """One round."""
-        return Segment(state.now, max(1, round((state.round + 1) * state.total / self.rounds) - state.seen))
+        """The rest of the round on pi."""
+        return Segment(state.now, state.round.tokens)
 
     def update(self, state: State, feedback: Feedback) -> State:
         """Reward each step of the round; a domain that was not drawn gets nothing."""
         r_K = np.nan_to_num(feedback.signals["train"], nan=0.0) / self.scale
-        R_K = np.array(state.rewards) + r_K * (feedback.seen - state.seen) / feedback.step
+        R_K = np.array(state.rewards) + r_K * (feedback.seen - state.round.seen) / feedback.step
         pi_K = proportions(R_K, feedback.seen / feedback.step + 1)
         now = Mixture.from_array(state.names, pi_K / pi_K.sum())
-        return State(state.names, tuple(R_K.tolist()), now, state.round + 1, feedback.seen, state.total)
+        return State(state.names, state.round.after(feedback), tuple(R_K.tolist()), now)
 
     def load(self, body: Any) -> State:
         """The state that `plain` made this of."""
-        return State(**tuples(body) | {"now": Mixture(body["now"])})
+        return State(**tuples(body) | {"round": Round(**body["round"]), "now": Mixture(body["now"])})
 
     def to_json(self) -> dict[str, Any]:
         """`{"policy": "odm", ...}`."""

@@ -41,8 +41,8 @@ LEAST = 1e-3  # of L - c and of u, as parts of their sizes: beyond what was seen
 class Transition:
     """What a swarm's checkpoints teach: from the losses at one switch, and a mixture, to those at the next.
 
-    `ends` are the intervals' ends as parts of a run; for each of `metrics`, `floor` is c, `size` d, `power` k and
-    `steps` (b, A) of every interval.
+    `ends` are the intervals' ends as parts of a run; for each of `metrics`, `floor` is c, `size` d, `power` k,
+    `ridge` the strength of the ridge that learned them, and `steps` (b, A) of every interval.
     """
 
     names: tuple[str, ...]
@@ -51,6 +51,7 @@ class Transition:
     floor: tuple[float, ...]
     size: tuple[float, ...]
     power: tuple[float, ...]
+    ridge: tuple[float, ...]
     steps: tuple[tuple[tuple[float, ...], ...], ...]
 
     def learnt(self, L_M: FloatArray) -> FloatArray:
@@ -101,7 +102,8 @@ class RegMixD:
     """Search again at each switch, from the losses that were measured.
 
     `first` is the mixture until the first switch, `weights` those of the metrics in units of their held-out losses,
-    `prior`, `lower` and `upper` say where candidates lie.
+    `prior`, `lower` and `upper` say where candidates lie, `candidates` how many are drawn at each switch, and `keep` of how
+    many of them the mean is taken.
     """
 
     transition: Transition
@@ -111,6 +113,8 @@ class RegMixD:
     lower: Mapping[str, float]
     upper: Mapping[str, float]
     seed: int = 0
+    candidates: int = CANDIDATES
+    keep: int = KEEP
 
     @property
     def needs(self) -> frozenset[Signal]:
@@ -130,15 +134,16 @@ class RegMixD:
         return Segment(state.now, max(1, round(self.transition.ends[state.round] * state.total) - state.seen))
 
     def update(self, state: State, feedback: Feedback) -> State:
-        """Where this was the end of an interval, search for the next."""
+        """Where this was the end of an interval, search for the next: less than half a training step of it is left."""
         law, i = self.transition, state.round + 1
-        if i == len(law.ends) or feedback.seen < round(law.ends[state.round] * state.total):
+        left = round(law.ends[state.round] * state.total) - feedback.seen
+        if i == len(law.ends) or 2 * left >= feedback.step:
             return replace(state, seen=feedback.seen)
         measured = dict(zip(state.names, feedback.signals["valid"], strict=True))
         u_M = law.learnt(np.array([measured[name] for name in law.metrics]))
         w_M = np.array([self.weights[name] for name in law.metrics])
-        drawn_ND = candidates(self._space, self.seed, i, CANDIDATES)
-        order_N = np.argsort(law.end(i, drawn_ND, u_M[None]) @ w_M, kind="stable")[:KEEP]
+        drawn_ND = candidates(self._space, self.seed, i, self.candidates)
+        order_N = np.argsort(law.end(i, drawn_ND, u_M[None]) @ w_M, kind="stable")[: self.keep]
         p_D = drawn_ND[order_N].mean(axis=0)
         return replace(state, now=Mixture.from_array(law.names, p_D / p_D.sum()), round=i, seen=feedback.seen)
 

@@ -1,4 +1,4 @@
-"""What policies share that adapt after each of a run's equal rounds: where the run is, and the exponentiated step.
+"""What policies share that adapt after each of a run's equal rounds: knobs, where the run is, and the exponentiated step.
 
     p_i' = p_i exp(gain_i) / sum_k p_k exp(gain_k)
 
@@ -9,12 +9,12 @@ Source: exponentiated gradient descent, as DoReMi (arXiv:2305.10429), DoGE (arXi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mixopt.errors import JobError
+from mixopt.errors import DataError, JobError
 from mixopt.mixture import SMALLEST, FloatArray, Mixture
 from mixopt.policy import Feedback
 
@@ -49,10 +49,18 @@ def first_round(count: int, start: Feedback) -> Round:
     return Round(count, start.total)
 
 
-def check_rounds(count: int) -> None:
-    """Raises JobError for a number of rounds that no run has."""
-    if count < 1:
-        raise JobError(f"method.rounds: must be at least 1 (got {count}).")
+def check_rounds(count: int, least: int = 1) -> None:
+    """Raises JobError for fewer rounds than `least`."""
+    if count < least:
+        raise JobError(f"method.rounds: must be at least {least} (got {count}).")
+
+
+def given(knob: str, proportions: Mapping[str, float] | None) -> Mixture | None:
+    """The mixture that a knob gives, if it gives one. Raises JobError for proportions that are no mixture."""
+    try:
+        return None if proportions is None else Mixture(proportions)
+    except DataError as e:
+        raise JobError(f"method.{knob}: {str(e).removeprefix('mixture: ')}") from e
 
 
 def exponentiated(p: Mixture, names: Sequence[str], gain_D: FloatArray) -> Mixture:

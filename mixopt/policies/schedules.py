@@ -48,10 +48,12 @@ def replayed(mixture: Mixture, old: Mixture, floor: float) -> Mixture:
     """The mixture with at least `floor` of the old domains, those that `old` gives a proportion.
 
     What is missing is drawn as `old` has it; the rest keeps its proportions. 0.05 to 0.1 is a cheap guard against forgetting.
+    Raises DataError for an `old` of other domains.
     """
     if not 0 <= floor <= 1:
         raise JobError(f"replay: the floor must be between 0 and 1 (got {floor}).")
-    there = math.fsum(mixture[name] for name, p in old.items() if p > 0)
+    names = tuple(mixture)
+    there = math.fsum(mixture.array(names)[old.array(names) > 0])
     if there >= floor:
         return mixture
     share = (floor - there) / (1 - there)

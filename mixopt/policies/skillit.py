@@ -22,6 +22,7 @@ import numpy as np
 
 from mixopt.errors import JobError
 from mixopt.mixture import FloatArray, Mixture, Segment
+from mixopt.policies.rounds import Round, first_round
 from mixopt.policy import Feedback, Signal, Valid, knobs, tuples
 
 
@@ -30,10 +31,7 @@ class State:
     """`losses` are those of the last rounds, at most `window`, the newest last."""
 
     names: tuple[str, ...]
-    total: int
-    step: int
-    round: int = 0
-    seen: int = 0
+    round: Round
     losses: tuple[tuple[float, ...], ...] = ()
 
 
@@ -51,6 +49,10 @@ class SkillIt:
     rounds: int = 10
     part: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Check the knobs."""
+        check(self.eta, self.window, self.rounds, self.part)
+
     @property
     def needs(self) -> frozenset[Signal]:
         """Held-out losses."""
@@ -61,29 +63,22 @@ class SkillIt:
         for said in (self.graph, *self.graph.values()):
             if set(said) != set(names):
                 raise JobError(f"skillit: the graph has domains {', '.join(said)}, the run {', '.join(names)}.")
-        if start.total < self.rounds * start.step:
-            raise JobError(
-                f"method.rounds: {self.rounds} rounds of a run of {start.total:,} tokens are less than a step each "
-                f"({start.step:,}). Take fewer rounds or more tokens."
-            )
-        return State(tuple(names), start.total, start.step)
+        return State(tuple(names), first_round(self.rounds, start))
 
     def segment(self, state: State) -> Segment:
-        """A round."""
+        """The rest of the round on p."""
         S_D = np.sum(state.losses, axis=0) if state.losses else np.ones(len(state.names))
         p_D = proportions(self._graph(state), S_D, self.eta)
-        steps = -(-state.total // state.step)
-        end = min(state.total, (state.round + 1) * steps // self.rounds * state.step)
-        return Segment(Mixture.from_array(state.names, p_D), end - state.seen)
+        return Segment(Mixture.from_array(state.names, p_D), state.round.tokens)
 
     def update(self, state: State, feedback: Feedback) -> State:
         """Remember the losses."""
         losses = (*state.losses, tuples(feedback.signals["valid"].tolist()))[-self.window :]
-        return replace(state, round=state.round + 1, seen=feedback.seen, losses=losses)
+        return replace(state, round=state.round.after(feedback), losses=losses)
 
     def load(self, body: Any) -> State:
         """The state of which `plain` made this."""
-        return State(**tuples(body))
+        return State(**tuples(body) | {"round": Round(**body["round"])})
 
     def to_json(self) -> dict[str, Any]:
         """The policy's name and its knobs."""
@@ -95,6 +90,16 @@ class SkillIt:
 
     def _graph(self, state: State) -> FloatArray:
         return np.array([[self.graph[j][i] for i in state.names] for j in state.names])
+
+
+def check(eta: float, window: int, rounds: int, part: float) -> None:
+    """Raises JobError for knobs that make no policy."""
+    if min(window, rounds) < 1:
+        raise JobError(f"method.window, method.rounds: must be at least 1 (got {window}, {rounds}).")
+    if not eta > 0:
+        raise JobError(f"method.eta: must be above 0 (got {eta:g}).")
+    if not 0 < part <= 1:
+        raise JobError(f"method.part: must be above 0 and at most 1 (got {part:g}).")
 
 
 def proportions(G_DD: FloatArray, S_D: FloatArray, eta: float) -> FloatArray:

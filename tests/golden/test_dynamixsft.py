@@ -15,6 +15,12 @@ def test_proportions() -> None:
     assert p_K == pytest.approx([0.771417, 0.125962, 0.102621], abs=1e-6)
 
 
+def test_the_best_domain_may_have_no_prior() -> None:
+    """Then all of 1 - gamma is the other one's, however sharp beta is."""
+    p_K = proportions(np.array([0.0, 1.0]), np.array([1.0, 0.0]), 1000.0, 0.3)
+    assert p_K == pytest.approx([0.85, 0.15])
+
+
 def test_rewards_are_relative_and_between_zero_and_one() -> None:
     """Drops (.2, .1, .1) of losses (4, 4, 1) are 5, 2.5 and 10 percent."""
     assert rewards(np.array([4.0, 4.0, 1.0]), np.array([0.2, 0.1, 0.1])) == pytest.approx([1 / 3, 0, 1], abs=1e-6)

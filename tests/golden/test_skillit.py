@@ -7,9 +7,14 @@ G 1 = (1.5, 1.5, 1) and G (2, 1, .5) = (2.5, 1.25, .5).
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 
+from mixopt.errors import JobError
+from mixopt.methods.skillit import SkillIt as Method
 from mixopt.methods.skillit import density, drops, pairs
 from mixopt.policies.skillit import SkillIt, proportions
 from mixopt.policy import Feedback
@@ -39,6 +44,13 @@ def test_rounds_begin_anew_with_the_last_losses() -> None:
     segment = policy.segment(state)
     assert segment.tokens == 25
     assert segment.mixture.array(NAMES) == pytest.approx(proportions(G_DD, 5 * L_D, 0.2))
+
+
+@pytest.mark.parametrize("knob", [{"rounds": 0}, {"window": 0}, {"eta": 0.0}, {"part": 0.0}, {"part": 1.5}])
+def test_the_policy_refuses_what_the_method_refuses(knob: dict[str, Any]) -> None:
+    for make in (Method, partial(SkillIt, GRAPH)):
+        with pytest.raises(JobError, match=rf"method\.{next(iter(knob))}\b.*: must be"):
+            make(**knob)
 
 
 def test_the_matrix_of_the_dynamic_law_has_evaluated_domains_in_rows() -> None:
