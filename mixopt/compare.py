@@ -4,10 +4,10 @@ Every method may search with B tokens of the job's proxies. It is charged s, the
 where another method had them trained. Then its answer trains a larger target proxy, over the same seeds as uniform's:
 
     same final run   for T tokens, whatever the search cost
-    same total       for (T + r (B - s)) / o tokens: what a method does not spend on searching, its final run gets
+    same total       for T + r (B - s) tokens: what a method does not spend on searching, its final run gets
 
-r tokens of the target cost as much as one of a proxy. A final run trains o >= 1 tokens for each token of its length: more
-than one where its policy trains probes beside it.
+r tokens of the target cost as much as one of a proxy. Probes that a policy trains beside its final run count at the same
+total: the run is shorter by what they take.
 
     gain = objective under uniform - objective under the method      paired over seeds; positive: the method is better
 
@@ -29,6 +29,7 @@ import numpy as np
 from mixopt.errors import InfeasibleSpace, JobError, RunFailed
 from mixopt.methods.online import limited
 from mixopt.policy import Fixed, OnlinePolicy, told
+from mixopt.rehearsal import affordable
 from mixopt.runs import Objective, Proxy, RunRecord, RunSpec, Swarm
 from mixopt.study import Adapting, Method, Study
 from mixopt.validate import LEVEL, PRIOR, UNIFORM, Interval
@@ -47,10 +48,17 @@ class Terms:
     rate: float
     seeds: tuple[int, ...]
 
-    def final_tokens(self, spent: int, overhead: float = 1.0) -> int:
-        """Length of the final run at the same total; T itself where the difference is less than a step."""
-        tokens = (self.tokens + self.rate * max(0, self.budget - spent)) / overhead
-        return self.tokens if abs(tokens - self.tokens) < self.step else int(tokens)
+    def total(self, spent: int) -> int:
+        """What the final run may cost at the same total, its probes included."""
+        return int(self.tokens + self.rate * max(0, self.budget - spent))
+
+    def length(self, feed: OnlinePolicy[Any], names: Sequence[str], spent: int) -> int:
+        """Length of the final run at the same total; T itself where the difference is less than a step.
+
+        Raises JobError where the probes of the policy leave nothing for the run.
+        """
+        tokens = affordable(feed, names, self.total(spent), self.step)
+        return self.tokens if abs(tokens - self.tokens) < self.step else tokens
 
 
 @dataclass(frozen=True)
@@ -134,11 +142,6 @@ def refuse_overspending(records: Sequence[RunSpec | RunRecord], terms: Terms) ->
             f"its search takes {tokens:,} tokens in {len(records)} runs, the budget is {terms.budget:,}. "
             "Raise compare.budget or make the method cheaper."
         )
-
-
-def overhead(records: Sequence[RunRecord]) -> float:
-    """o: tokens that final runs train for each token of their length, of those that ended well."""
-    return fmean([r.cost.tokens / sum(part.tokens for part in r.trace) for r in records if not r.error] or [1.0])
 
 
 def final_specs(

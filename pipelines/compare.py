@@ -203,15 +203,20 @@ def final_runs(
     lengths = dict.fromkeys(feeds, terms.tokens)
     made: dict[str, dict[str, tuple[int, tuple[RunRecord, ...]]]] = {label: {} for label in feeds}
     errors = {c.label: c.error for c in contenders}
+    spent = {c.label: c.spent for c in contenders}
     for reading in ("same_final", "same_total"):
         specs = compare.final_specs(feeds, lengths, target, terms.seeds)
         records, crashed = _make(specs, shop, READINGS[reading])
         errors |= crashed
         for label, found in records.items():
             made[label][reading] = lengths[label], found
-        feeds = {label: feed for label, feed in feeds.items() if label not in crashed}
-        spent = {c.label: c.spent for c in contenders}
-        lengths = {label: terms.final_tokens(spent[label], compare.overhead(records[label])) for label in feeds}
+        lengths = {}
+        for label in records:
+            try:
+                lengths[label] = terms.length(feeds[label], tuple(target.supply), spent[label])
+            except JobError as e:
+                errors[label] = f"at the same total: {e}"
+        feeds = {label: feeds[label] for label in lengths}
     if errors[UNIFORM]:
         raise RunFailed(f"{UNIFORM}, which every method is compared with: {errors[UNIFORM]}")
     finals = {
@@ -267,7 +272,7 @@ def notes(planned: Plan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{rivals} methods were compared with uniform, each with an interval of its own: one that is no better "
             f"still looks better or worse in {chance:.0f} of 100 comparisons, and the first of many is flattered."
         )
-    if (share := 1 - terms.tokens / terms.final_tokens(0)) > SMALL_SHARE:
+    if (share := 1 - terms.tokens / terms.total(0)) > SMALL_SHARE:
         found.append(
             f"The search budget is {100 * share:.0f} % of the total here. The longer the real run is, beside which a search is "
             "cheap, the more the same final run is the reading that counts."

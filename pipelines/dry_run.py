@@ -59,7 +59,7 @@ def compare_dry_run(job: Job, folder: Path) -> dict[str, Any]:
     speeds = [tokens_per_second(side.proxies.size, vocabulary, chosen.batch) for side, chosen in sides]
     for body in job.compared():
         free = body["name"] in BASELINES or isinstance(make(body["name"], body["knobs"]), Online)
-        longest = terms.final_tokens(0)
+        longest = terms.total(0)
         shortest = longest if free else terms.tokens
         finals = terms.tokens + (shortest if shortest != terms.tokens else 0)
         search = 0 if free else terms.budget

@@ -52,7 +52,7 @@ class Turns:
         return frozenset({Valid()})
 
     def init(self, names: Sequence[str], start: Feedback) -> tuple[tuple[str, ...], str, int]:
-        return tuple(names), names[int(np.argmax(start.signals.get("valid", [0])))], start.total // 4
+        return tuple(names), names[int(np.argmax(start.signals.get("valid", [0])))], -(-start.total // 4)
 
     def segment(self, state: tuple[tuple[str, ...], str, int]) -> Segment:
         names, first, tokens = state
@@ -77,9 +77,11 @@ class Turns:
 class Probing(Turns):
     """The same, but it probes every domain for a hundredth of the run after every quarter."""
 
+    part: float = 0.01
+
     @property
     def needs(self) -> frozenset[Signal]:
-        return frozenset({Valid(), Drops(0.01)})
+        return frozenset({Valid(), Drops(self.part)})
 
     def to_json(self) -> dict[str, Any]:
         return {"policy": "probing", **knobs(self)}
@@ -143,11 +145,20 @@ def record(study: Study, seed: int, values: Sequence[float], tokens: int = 1000,
 
 
 def test_what_is_not_spent_on_searching_the_final_run_gets() -> None:
-    assert TERMS.final_tokens(0) == 4000 + 2500
-    assert TERMS.final_tokens(6000) == 4000 + 1000
-    assert TERMS.final_tokens(10_000) == TERMS.final_tokens(9100) == TERMS.final_tokens(10_200) == 4000
-    assert TERMS.final_tokens(6000, overhead=1.25) == 4000
-    assert TERMS.final_tokens(10_000, overhead=1.25) == 3200
+    lengths = {spent: TERMS.length(Turns(), "abcd", spent) for spent in (0, 6000, 9100, 10_000, 10_200)}
+    assert lengths == {0: 4000 + 2500, 6000: 4000 + 1000, 9100: 4000, 10_000: 4000, 10_200: 4000}
+
+
+@pytest.mark.parametrize("part", [1e-9, 0.01, 0.03])
+def test_probes_are_paid_from_the_same_total(part: float) -> None:
+    terms = replace(TERMS, budget=200_000, tokens=20_000, step=64)  # 312 steps of the same final run, 1093 of the total
+    assert terms.total(0) == 70_000
+    for spent in (0, 120_000, 200_000):
+        tokens = terms.length(Probing(part=part), "abcd", spent)
+        probes = 4 * 4 * max(1, round(part * (tokens // 64))) * 64
+        assert abs(tokens + probes - terms.total(spent)) <= 2 * 64 + (part > 1e-3) * 16 * 64  # a probe is whole steps
+    with pytest.raises(JobError, match="its probes alone take"):
+        replace(terms, tokens=500).length(Probing(part=part), "abcd", 200_000)
 
 
 def test_a_search_above_the_budget_is_an_error_that_says_the_numbers(toy_study: Study) -> None:
