@@ -35,6 +35,7 @@ from pipelines.search import COMPARISON, LOCK, corpus, provenance, refuse_other_
 from proxies.sizes import SIZES, Derived, shape
 
 LEADERBOARD = "leaderboard.csv"
+FINAL_RUNS = 30  # ten methods at three seeds: whether steps are compiled must not depend on how many are compared
 SMALL_SHARE = 0.1  # of the total that goes into the search, above which the reader is told
 IDENTITY = (
     *("name", "seed", "data", "target", "objective", "method", "proxies"),
@@ -72,8 +73,7 @@ def plan(job: Job, store: Path, names: Sequence[str], vocabulary: int) -> Plan:
     job = _with_proxies(job, {"count": max(1, budget // own.tokens)})
     size = section.size or _larger(job.proxies.size)
     tokens = section.tokens or round(own.tokens * shape(size).parameters / own.shape.parameters)
-    runs = section.seeds * len(job.compared())
-    target = _with_proxies(job, {"size": size, "tokens": tokens, "count": runs})
+    target = _with_proxies(job, {"size": size, "tokens": tokens, "count": FINAL_RUNS})
     try:
         chosen = setting(target, domains, tuned.find(target, store, names, vocabulary))
     except JobError as e:

@@ -499,6 +499,8 @@ def test_terms_are_derived_and_say_so(tmp_path: Path) -> None:
     assert planned.terms.rate == pytest.approx(planned.own.shape.flops(512) / planned.chosen.shape.flops(512))
     assert 0 < planned.terms.rate < 1
     assert any("one up from 10k" in reason for reason in planned.reasons)
+    more = parse(body | {"compare": {"methods": ["prior", "unimax", "ado"], "seeds": 9}}, "test")
+    assert plan(more, tmp_path, ["a", "b"], 512).target.proxies == planned.target.proxies  # compiled alike
     with pytest.raises(JobError, match="name a method beside uniform"):
         plan(parse(body | {"compare": {"methods": []}}, "test"), tmp_path, ["a", "b"], 512)
     with pytest.raises(JobError) as caught:
