@@ -27,10 +27,12 @@ from typing import Any
 import numpy as np
 
 from mixopt.errors import InfeasibleSpace, JobError, RunFailed
+from mixopt.methods import BASELINES
 from mixopt.methods.online import limited
 from mixopt.policy import Fixed, OnlinePolicy, told
 from mixopt.rehearsal import affordable
 from mixopt.runs import Objective, Proxy, RunRecord, RunSpec, Swarm
+from mixopt.space import MixtureSpace
 from mixopt.study import Adapting, Method, Study
 from mixopt.validate import LEVEL, PRIOR, UNIFORM, Interval
 
@@ -115,10 +117,13 @@ def asked(method: Method, study: Study) -> list[RunSpec]:
 def answer(name: str, method: Method, study: Study) -> tuple[OnlinePolicy[Any], tuple[str, ...]]:
     """What is to feed the final runs, and what must be said about it.
 
-    Uniform and prior are moved to the nearest allowed mixture where a bound or cap forbids them, as in validation.
+    Uniform and prior are moved to the nearest allowed mixture where a bound or cap forbids them, as in validation. A
+    schedule planned by hand that is not allowed raises InfeasibleSpace.
     """
     rng = np.random.default_rng([study.seed, 1])
     if isinstance(method, Adapting):
+        if name in BASELINES:
+            method.recommend(study, rng)
         return limited(method.policy(study, rng), study.space), ()
     try:
         return method.recommend(study, rng).feed, ()
@@ -161,9 +166,10 @@ def stackable(specs: Sequence[RunSpec]) -> list[RunSpec]:
 
 
 def row(
-    contender: Contender, finals: Mapping[str, Final], objective: Objective, names: Sequence[str]
+    contender: Contender, finals: Mapping[str, Final], objective: Objective, space: MixtureSpace
 ) -> dict[str, Any]:
     """All that was measured of one method; `finals` by reading. An error in place of what could not be."""
+    names = space.names
     found: dict[str, Any] = {
         "method": contender.label,
         "name": contender.name,
@@ -201,6 +207,8 @@ def row(
         notes.append(f"{lost} of {len(final.own)} pairs of final runs are left out: one of them diverged.")
     if as_uniform and contender.label != UNIFORM:
         notes.append("its answer is uniform's: the final runs are the same.")
+    if found["adapts"] and (broken := _broken(finals, space)):
+        notes.append(f"what it went through is not allowed: {'; '.join(broken)}.")
     return found | {
         **measured,
         "as_uniform": as_uniform,
@@ -321,6 +329,12 @@ def _reading(final: Final, objective: Objective, names: Sequence[str]) -> dict[s
         "trained_tokens": round(fmean(record.cost.tokens for record in own)),
         "seconds": fmean(record.cost.seconds for record in own),
     }
+
+
+def _broken(finals: Mapping[str, Final], space: MixtureSpace) -> list[str]:
+    """What the first final run that is not allowed breaks: adapting is kept within epoch caps alone."""
+    runs = (own for final in finals.values() for own, _ in final.pairs)
+    return next(filter(None, (space.violations(own.mixture) for own in runs)), [])
 
 
 def _proportions(record: RunRecord) -> list[list[Any]]:

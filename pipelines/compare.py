@@ -108,7 +108,7 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
         contenders, finals = final_runs(contenders, target, planned.terms, replace(shop, executor=large))
         runs = {c.label: [*c.searched.records, *_records(finals.get(c.label, {}))] for c in contenders}
         every = {record.spec.id: record for records in runs.values() for record in records}
-        rows = [compare.row(c, finals.get(c.label, {}), study.objective, study.space.names) for c in contenders]
+        rows = [compare.row(c, finals.get(c.label, {}), study.objective, study.space) for c in contenders]
         if failed := next((row["error"] for row in rows if row["method"] == UNIFORM), ""):
             raise RunFailed(f"{UNIFORM}, which every method is compared with: {failed}")
         document = {

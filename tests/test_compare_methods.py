@@ -192,7 +192,7 @@ def test_gains_are_paired_over_seeds(toy_study: Study) -> None:
     final = Final(1000, tuple(own), tuple(uniform))
     contender = Contender("x", "x", {}, Swarm((own[0],)), Turns())
     found = compare.row(
-        contender, {"same_final": final, "same_total": final}, toy_study.objective, toy_study.space.names
+        contender, {"same_final": final, "same_total": final}, toy_study.objective, toy_study.space
     )
     gain = found["same_final"]["gain"]
     assert gain["mean"] == pytest.approx(0.2)
@@ -213,7 +213,7 @@ def test_a_diverged_seed_leaves_its_pair_out(toy_study: Study) -> None:
         own[0] = replace(own[0], error="loss nan" if count == 2 else "")
         final = Final(1000, tuple(own), uniform)
         finals = {"same_final": final, "same_total": final}
-        found = compare.row(Contender("x", "x", feed=Turns()), finals, toy_study.objective, toy_study.space.names)
+        found = compare.row(Contender("x", "x", feed=Turns()), finals, toy_study.objective, toy_study.space)
         assert says in (found["error"] or found["notes"][0])
         assert bool(found["error"]) == (count == 2)
 
@@ -310,6 +310,13 @@ def test_uniform_is_the_nearest_allowed_where_a_cap_forbids_it(toy_study: Study,
     assert "the nearest allowed mixture in its place" in uniform.notes[0]
 
 
+def test_a_schedule_that_is_not_allowed_is_refused(toy_study: Study, tmp_path: Path) -> None:
+    bounded = replace(toy_study, space=replace(toy_study.space, upper={"a": 0.3}))
+    phases = [[0.0, {"a": 0.6, "b": 0.2, "c": 0.1, "d": 0.1}], [0.5, {"a": 0.2, "b": 0.2, "c": 0.3, "d": 0.3}]]
+    planned, _ = search(job({"name": "schedule", "phases": phases}), bounded, TERMS, workshop(bounded, tmp_path))
+    assert "the schedule is not allowed here: over the whole run a: proportion 0.4 is above" in planned.error
+
+
 @pytest.fixture
 def compared(toy_study: Study, tmp_path: Path) -> tuple[list[Contender], dict[str, dict[str, Final]], Terms]:
     """A comparison of methods of every kind."""
@@ -335,8 +342,7 @@ def test_rows_tell_how_a_policy_mixed(
     toy_study: Study, compared: tuple[list[Contender], dict[str, Any], Terms]
 ) -> None:
     contenders, finals, _ = compared
-    names = toy_study.space.names
-    rows = {c.label: compare.row(c, finals[c.label], toy_study.objective, names) for c in contenders}
+    rows = {c.label: compare.row(c, finals[c.label], toy_study.objective, toy_study.space) for c in contenders}
     assert [rows[name]["adapts"] for name in ("olmix", "turns", "taught")] == [False, True, True]
     paths = rows["turns"]["proportions"]
     assert [end for end, _ in paths][-1] == 4000
@@ -346,6 +352,11 @@ def test_rows_tell_how_a_policy_mixed(
     assert rows["probing"]["evidence"]["beside_share"] == pytest.approx(640 / 4640)
     assert rows["unimax"]["as_uniform"]
     assert "its answer is uniform's" in rows["unimax"]["notes"][0]
+    assert not rows["turns"]["notes"]
+    bounded = replace(toy_study.space, upper={"d": 0.26})
+    noted = {c.label: compare.row(c, finals[c.label], toy_study.objective, bounded)["notes"] for c in contenders}
+    assert "what it went through is not allowed: d: proportion 0." in noted["turns"][0]
+    assert not noted["prior"]
     told = compare.policies({c.label: [*c.searched.records, *finals[c.label]["same_final"].own] for c in contenders})
     assert {body["method"] for body in told} == {"turns", "probing", "taught"}
     assert len(told) == 9
@@ -379,7 +390,7 @@ def document(toy_study: Study, compared: tuple[list[Contender], dict[str, Any], 
     contenders, finals, terms = compared
     failed = Contender("broken", "regmix", error="its law needs 99 runs.")
     rows = [
-        compare.row(c, finals.get(c.label, {}), toy_study.objective, toy_study.space.names)
+        compare.row(c, finals.get(c.label, {}), toy_study.objective, toy_study.space)
         for c in (*contenders, failed)
     ]
     return {
