@@ -19,7 +19,7 @@ from mixopt.methods import make
 from mixopt.methods.online import Online
 from mixopt.progress import Progress
 from mixopt.runs import Proxy, RunRecord, RunSpec, Swarm
-from mixopt.search import Workshop
+from mixopt.search import Workshop, stopped
 from mixopt.store import Store
 from mixopt.study import Method, Study
 from mixopt.validate import LEVEL, UNIFORM
@@ -228,15 +228,21 @@ def final_runs(
 def _make(
     specs: Mapping[str, Sequence[RunSpec]], shop: Workshop, label: str
 ) -> tuple[dict[str, tuple[RunRecord, ...]], dict[str, str]]:
-    """The records of each method's runs, and the reason where a method lacks some because they crashed."""
-    why = ""
+    """The records of each method's runs, and the reason where a method lacks some because they crashed.
+
+    Raises RunFailed where some were not even tried: the executor gave up, which says nothing of a method.
+    """
+    crashed: dict[str, str] = {}
     try:
         shop.make(compare.stackable([spec for own in specs.values() for spec in own]), label)
-    except RunFailed as e:
-        why = str(e)
-    records = {name: shop.store.swarm(own).records for name, own in specs.items()}
-    crashed = {name: why for name, own in specs.items() if len(records[name]) < len(own)}
-    return {name: found for name, found in records.items() if name not in crashed}, crashed
+    except RunFailed:
+        for name, own in specs.items():
+            lacking = [spec.id for spec in own if spec not in shop.store]
+            if any(run_id not in shop.crashed for run_id in lacking):
+                raise
+            if lacking:
+                crashed[name] = str(stopped([shop.crashed[run_id] for run_id in lacking], len(own)))
+    return {name: shop.store.swarm(own).records for name, own in specs.items() if name not in crashed}, crashed
 
 
 def _records(finals: Mapping[str, Final]) -> list[RunRecord]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from mixopt.runs import Cost, RunRecord, RunSpec, Swarm
 from mixopt.search import Workshop
 from mixopt.space import MixtureSpace
 from mixopt.store import Store
-from mixopt.study import Study
+from mixopt.study import Study, Train
 from pipelines.compare import final_runs, plan, refuse_policies, run, search
 from pipelines.compare_entries import COLUMNS, comparison_entries
 from pipelines.local_executor import LocalExecutor
@@ -139,6 +140,16 @@ def record(study: Study, seed: int, values: Sequence[float], tokens: int = 1000,
     spec = RunSpec(Fixed(uniform), replace(study.proxy, tokens=tokens), seed)
     trace = (Segment(uniform, tokens),)
     return RunRecord(spec, metrics, trace=trace, cost=Cost(tokens, 0.0, 2.0), error=error, diverged=bool(error))
+
+
+@dataclass(frozen=True)
+class Lost:
+    """An executor that makes what `train` does and lets its errors through."""
+
+    train: Train
+
+    def run(self, specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
+        return self.train(specs)
 
 
 # The terms.
@@ -371,6 +382,31 @@ def test_uniform_must_get_through(toy_study: Study, tmp_path: Path) -> None:
     contenders = search(job("prior"), toy_study, TERMS, shop)
     with pytest.raises(RunFailed, match="uniform, which every method is compared with: .* the disk is gone"):
         final_runs(contenders, toy_study.proxy, TERMS, shop)
+
+
+def test_a_crash_is_told_of_its_own_method(toy_study: Study, tmp_path: Path) -> None:
+    toy = Toy(toy_study.space.names, 0.002)
+
+    def crash(specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
+        for spec in specs:
+            if lead := spec.feed.to_json().get("inner", {}).get("lead"):
+                raise OSError(f"lead {lead}")
+            yield from toy([spec])
+
+    def give_up(specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
+        yield from toy(specs[:2])
+        raise RunFailed("a worker died 5 times")
+
+    leads = [{"name": "turns", "lead": lead, "label": str(lead)} for lead in (0.4, 0.5)]
+    shop = Workshop(LocalExecutor(crash), Store(tmp_path), Silent())
+    contenders = search(job(*leads, "prior"), toy_study, TERMS, shop)
+    found, finals = final_runs(contenders, toy_study.proxy, TERMS, shop)
+    for contender in found[:2]:
+        assert re.match(rf"3 of 3 runs crashed; .*: OSError: lead {contender.label}\.", contender.error)
+    assert set(finals) == {"prior", "uniform"}
+    lost = replace(shop, executor=Lost(give_up), store=Store(tmp_path / "lost"), crashed={})
+    with pytest.raises(RunFailed, match="a worker died 5 times"):
+        final_runs(contenders, toy_study.proxy, TERMS, lost)
 
 
 def test_policies_that_cannot_feed_the_final_runs_are_refused_before_any_training(toy_study: Study) -> None:
