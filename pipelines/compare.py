@@ -31,7 +31,15 @@ from pipelines.mlflow_tracker import make_tracker
 from pipelines.outbox import Question
 from pipelines.plan import Setting, begin, make_proxy, make_study, refuse_too_few, repetition_notes, setting
 from pipelines.prepare import prepare
-from pipelines.search import COMPARISON, LOCK, corpus, provenance, refuse_other_job, refuse_too_many_failures
+from pipelines.search import (
+    COMPARISON,
+    LOCK,
+    corpus,
+    derived,
+    provenance,
+    refuse_other_job,
+    refuse_too_many_failures,
+)
 from proxies.sizes import SIZES, Derived, shape
 
 LEADERBOARD = "leaderboard.csv"
@@ -99,7 +107,8 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
     target = make_proxy(planned.target, manifest, planned.chosen)
     refuse_policies(job, study, target)
     small, large = (make_executor(each, manifest) for each in (planned.job, planned.target))
-    write_atomically(out / LOCK, dump_yaml(job.to_json() | {"provenance": provenance(job, manifest)}))
+    locked = job.to_json() | {"derived": derived(study), "provenance": provenance(job, manifest)}
+    write_atomically(out / LOCK, dump_yaml(locked))
     about = corpus(job), manifest.fingerprint
     question = Question(job.name, *about, "compare", job.seed, study.space, study.objective)
     with closing(make_tracker(job.tracking.mlflow, out, question, comparison_entries)) as tracker:

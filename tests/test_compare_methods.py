@@ -32,6 +32,7 @@ from mixopt.search import Workshop
 from mixopt.space import MixtureSpace
 from mixopt.store import Store
 from mixopt.study import Study, Train
+from pipelines.audit import opened
 from pipelines.compare import final_runs, plan, refuse_policies, run, search
 from pipelines.compare_entries import COLUMNS, comparison_entries
 from pipelines.local_executor import LocalExecutor
@@ -611,6 +612,9 @@ def test_killed_and_run_again_it_says_the_same(
     assert "6 runs cannot determine the law" in straight["rows"][-1]["error"]
     files = {path.name for path in (tmp_path / "killed").iterdir()}
     assert files == {"compare.json", "leaderboard.csv", "report.html", "report.md", "job.lock.yaml"}
+    study = opened(tmp_path / "killed").study
+    swarm = METHODS["olmix"]().ask(study, np.random.default_rng([study.seed, 0]))
+    assert len(Store(tmp_path / "two").swarm(swarm).records) == 6  # what an audit finds
     turns = [Store(tmp_path / "two")._path(body["run"]) for body in resumed["policies"]]
     assert turns
     assert all(path.exists() for path in turns)
