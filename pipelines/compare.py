@@ -18,6 +18,7 @@ from mixopt.job import Job
 from mixopt.methods import make
 from mixopt.methods.online import Online
 from mixopt.progress import Progress
+from mixopt.rehearsal import begin
 from mixopt.runs import Proxy, RunRecord, RunSpec, Swarm
 from mixopt.search import Workshop, stopped
 from mixopt.store import Store
@@ -29,7 +30,7 @@ from pipelines.compare_entries import comparison_entries
 from pipelines.compute import make_executor
 from pipelines.mlflow_tracker import make_tracker
 from pipelines.outbox import Question
-from pipelines.plan import Setting, begin, make_proxy, make_study, refuse_too_few, repetition_notes, setting
+from pipelines.plan import Setting, make_proxy, make_study, refuse_too_few, repetition_notes, setting
 from pipelines.prepare import prepare
 from pipelines.search import (
     COMPARISON,
@@ -105,7 +106,7 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
     planned = plan(job, store, manifest.names, manifest.tokenizer.vocabulary)
     study = replace(make_study(planned.job, manifest, planned.rate), uncertainty=False)
     target = make_proxy(planned.target, manifest, planned.chosen)
-    refuse_policies(job, study, target)
+    refuse_policies(job, study, target, planned.terms)
     small, large = (make_executor(each, manifest) for each in (planned.job, planned.target))
     locked = job.to_json() | {"derived": derived(study), "provenance": provenance(job, manifest)}
     write_atomically(out / LOCK, dump_yaml(locked))
@@ -138,14 +139,16 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
     return document
 
 
-def refuse_policies(job: Job, study: Study, target: Proxy) -> None:
+def refuse_policies(job: Job, study: Study, target: Proxy, terms: Terms) -> None:
     """Raise JobError, before anything is trained, with all policies that cannot feed the final runs."""
-    problems = []
+    problems, names = [], study.space.names
     for body in job.compared():
         method = make(body["name"], body["knobs"])
         if isinstance(method, Online):
             try:
-                begin(compare.answer(body["name"], method, study)[0], study.space.names, target)
+                feed, _ = compare.answer(body["name"], method, study)
+                begin(feed, names, target.tokens, terms.step)
+                begin(feed, names, terms.length(feed, names, 0), terms.step)
             except MixoptError as e:
                 problems.append(f"{body['label']} in the final runs: {e}")
     if problems:

@@ -415,7 +415,7 @@ def test_policies_that_cannot_feed_the_final_runs_are_refused_before_any_trainin
     with pytest.raises(
         JobError, match=r"aioli in the final runs: method\.probe_share: .*\ngrape in the final runs: "
     ) as e:
-        refuse_policies(tight, toy_study, toy_study.proxy.lasting(100_000))
+        refuse_policies(tight, toy_study, toy_study.proxy.lasting(100_000), replace(TERMS, tokens=100_000))
     assert "ado" not in str(e.value)
 
 
@@ -640,6 +640,10 @@ def test_killed_and_run_again_it_says_the_same(
         ("uniform", 0),
     ]
     assert found["seeds"] == [1, 2, 3, 4, 5]
+    code, found, _ = mixopt(
+        "compare", texts / "small.yaml", "--dry-run", "--set", "compare.methods=[{name: grape, rounds: 5000}]"
+    )
+    assert (code, "grape in the final runs: " in found["error"]) == (2, True)
     code, found, _ = mixopt("search", texts / "small.yaml", "--out", tmp_path / "killed")
     assert (code, "holds compare.json, which is another command's" in found["error"]) == (2, True)
     code, found, _ = mixopt("compare", texts / "small.yaml", "--methods", "prior,olmx")
