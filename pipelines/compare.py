@@ -131,7 +131,8 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
             "runs_reused": len(every.keys() - shop.trained),
             "seconds": time.perf_counter() - began,
         }
-        document["notes"] += repetition_notes(planned.target, replace(study, proxy=target), manifest)
+        longest = target.lasting(max(final.tokens for each in finals.values() for final in each.values()))
+        document["notes"] += repetition_notes(planned.target, replace(study, proxy=longest), manifest)
         write(document, out)
         for record in every.values():
             tracker.log(record)  # also those that were in the store
