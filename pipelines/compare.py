@@ -170,7 +170,7 @@ def search(job: Job, study: Study, terms: Terms, shop: Workshop) -> list[Contend
             try:
                 specs = _asked(methods[label], studies[label], terms)
             except MixoptError as e:
-                errors[label] = str(e)
+                errors[label] = str(e).replace("proxies.count", "compare.budget") if job.compare.budget else str(e)
             else:
                 if [spec.id for spec in specs] != [record.spec.id for record in studies[label].swarm.records]:
                     wanted[label] = specs
@@ -334,7 +334,8 @@ def _reasons(job: Job, own: Setting, chosen: Setting, terms: Terms) -> tuple[str
     count = job.proxies.count
     found = [f"search budget {terms.budget:,} tokens: {count} proxies of {own.tokens:,}"]
     if section.size is None:
-        found.append(f"target proxies of size {size}: one up from {job.proxies.size}")
+        why = f"one up from {job.proxies.size}" if size != job.proxies.size else "there is none above the job's proxies"
+        found.append(f"target proxies of size {size}: {why}")
     if section.tokens is None:
         found.append(f"{terms.tokens:,} tokens per target proxy: as many per parameter as the job's proxies have")
     unit = "FLOPs" if section.total == "flops" else "tokens (compare.total)"

@@ -37,6 +37,7 @@ from pipelines.compare import final_runs, plan, refuse_policies, run, search
 from pipelines.compare_entries import COLUMNS, comparison_entries
 from pipelines.local_executor import LocalExecutor
 from pipelines.outbox import Question
+from proxies.sizes import SIZES
 from proxies.toy import Toy
 
 T_TWO = 4.302652729911275  # Student's quantile for two degrees of freedom at 97.5 %
@@ -304,6 +305,8 @@ def test_what_fails_is_an_error_of_its_method_alone(toy_study: Study, tmp_path: 
     body = [{"name": "regmix", "label": "trees"}, {"name": "taught", "runs": 99, "label": "greedy"}, "turns", "prior"]
     found = {c.label: c for c in search(job(*body), few, TERMS, workshop(few, tmp_path))}
     assert "5 runs cannot determine the law over 4 domains" in found["trees"].error
+    given = search(job("regmix", budget=10_000), few, TERMS, workshop(few, tmp_path))
+    assert given[0].error.startswith("compare.budget: 5 runs cannot determine the law")
     assert "99,000 tokens in 99 runs, the budget is 10,000" in found["greedy"].error
     assert not any(found[name].error for name in ("turns", "prior", "uniform"))
     hot = workshop(toy_study, tmp_path / "hot", fails="0123456789abcdef")
@@ -514,6 +517,12 @@ def test_a_name_alone_takes_the_knobs_of_the_jobs_method() -> None:
     ]
 
 
+def test_uniform_is_added_where_it_is_not_there() -> None:
+    named = {"name": "uniform", "label": "uniform"}
+    for given in (["prior"], ["prior", "uniform"], ["prior", named], ["prior", {"name": "uniform", "label": "even"}]):
+        assert [body["label"] for body in job(*given).compared()].count("uniform") == 1
+
+
 def test_all_that_is_wrong_is_said_at_once() -> None:
     wrong = [
         "olmxi",
@@ -521,6 +530,8 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         "prior",
         {"name": "regmix", "keep": 0},
         {"name": "olmix", "label": "uniform", "klr": 1},
+        {"name": "odm", "label": 7},
+        {"name": "ado", "label": " "},
     ]
     with pytest.raises(JobError) as caught:
         job(*wrong, seeds=2, total="euros", size="7k")
@@ -531,6 +542,8 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         "compare.methods.3.keep: must be between 1 and candidates",
         "compare.methods.4.klr: no such key; did you mean 'kl'?",
         "compare.methods.4.label: 'uniform' is what every method is compared with",
+        "compare.methods.5.label: must be a word (got 7)",
+        "compare.methods.6.label: must be a word (got ' ')",
     ):
         assert said in str(caught.value)
     with pytest.raises(JobError, match=r"compare\.seeds: an interval needs at least 3 paired seeds \(got 2\)"):
@@ -549,6 +562,8 @@ def test_terms_are_derived_and_say_so(tmp_path: Path) -> None:
     assert any("one up from 10k" in reason for reason in planned.reasons)
     more = parse(body | {"compare": {"methods": ["prior", "unimax", "ado"], "seeds": 9}}, "test")
     assert plan(more, tmp_path, ["a", "b"], 512).target.proxies == planned.target.proxies  # compiled alike
+    top = parse(body | {"proxies": {"size": list(SIZES)[-1], "count": 20}}, "test")
+    assert any("there is none above" in reason for reason in plan(top, tmp_path, ["a", "b"], 512).reasons)
     with pytest.raises(JobError, match="name a method beside uniform"):
         plan(parse(body | {"compare": {"methods": []}}, "test"), tmp_path, ["a", "b"], 512)
     with pytest.raises(JobError) as caught:
