@@ -284,7 +284,9 @@ def conclude(planned: Plan, study: Study, target: Proxy, rows: Sequence[Mapping[
 
 def notes(planned: Plan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the reader of the numbers should know."""
-    found, terms = [], planned.terms
+    terms, equal = planned.terms, "FLOPs" if planned.job.compare.total == "flops" else "tokens"
+    counted = f"Equal in training {equal}; held-out readings, gradients and passes of a reference are not counted."
+    found = [f"Same total: {counted}"]
     rivals, chance = len(compare.rivals(rows)), 100 * (1 - LEVEL)
     if rivals > 1:
         found.append(
