@@ -165,9 +165,7 @@ def stackable(specs: Sequence[RunSpec]) -> list[RunSpec]:
     return [spec for alike in shapes.values() for spec in alike]
 
 
-def row(
-    contender: Contender, finals: Mapping[str, Final], objective: Objective, space: MixtureSpace
-) -> dict[str, Any]:
+def row(contender: Contender, finals: Mapping[str, Final], objective: Objective, space: MixtureSpace) -> dict[str, Any]:
     """All that was measured of one method; `finals` by reading. An error in place of what could not be."""
     names = space.names
     found: dict[str, Any] = {
@@ -259,10 +257,18 @@ def _line(found: Mapping[str, Any]) -> dict[str, Any]:
         "gain_same_total": total and total["gain"]["mean"],
         "interval_same_total": total and [total["gain"]["low"], total["gain"]["high"]],
         "worst_domain": found["worst_domain"],
-        "search_tokens": found["search"]["tokens"],
-        "final_tokens": total and total["tokens"],
-        "seconds": found["search"]["seconds"] + (total["seconds"] if total else 0.0),
+        **cost(found),
         "error": found["error"],
+    }
+
+
+def cost(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a method took: tokens of its search and of its final run at the same total, and the seconds of both."""
+    search, total = found["search"], found["same_total"] or {"tokens": None, "seconds": 0.0}
+    return {
+        "search_tokens": search["tokens"],
+        "final_tokens": total["tokens"],
+        "seconds": search["seconds"] + total["seconds"],
     }
 
 

@@ -204,9 +204,7 @@ def test_gains_are_paired_over_seeds(toy_study: Study) -> None:
     ]
     final = Final(1000, tuple(own), tuple(uniform))
     contender = Contender("x", "x", {}, Swarm((own[0],)), Turns())
-    found = compare.row(
-        contender, {"same_final": final, "same_total": final}, toy_study.objective, toy_study.space
-    )
+    found = compare.row(contender, {"same_final": final, "same_total": final}, toy_study.objective, toy_study.space)
     gain = found["same_final"]["gain"]
     assert gain["mean"] == pytest.approx(0.2)
     assert gain["high"] - gain["mean"] == pytest.approx(T_TWO * 0.1 / math.sqrt(3))
@@ -430,8 +428,7 @@ def document(toy_study: Study, compared: tuple[list[Contender], dict[str, Any], 
     contenders, finals, terms = compared
     failed = Contender("broken", "regmix", error="its law needs 99 runs.")
     rows = [
-        compare.row(c, finals.get(c.label, {}), toy_study.objective, toy_study.space)
-        for c in (*contenders, failed)
+        compare.row(c, finals.get(c.label, {}), toy_study.objective, toy_study.space) for c in (*contenders, failed)
     ]
     return {
         "schema": compare.SCHEMA,
@@ -609,6 +606,13 @@ def steady(rows: Any) -> Any:
     return [steady(value) for value in rows] if isinstance(rows, list) else rows
 
 
+def test_a_dry_run_refuses_policies_too(texts: Path, mixopt: Callable[..., tuple[int, dict[str, Any], str]]) -> None:
+    (texts / "long.yaml").write_text(JOB)
+    asked = "compare.methods=[{name: grape, rounds: 5000}]"
+    code, found, _ = mixopt("compare", texts / "long.yaml", "--dry-run", "--set", asked)
+    assert (code, "grape in the final runs: " in found["error"]) == (2, True)
+
+
 def test_killed_and_run_again_it_says_the_same(
     texts: Path, tmp_path: Path, mixopt: Callable[..., tuple[int, dict[str, Any], str]]
 ) -> None:
@@ -656,10 +660,6 @@ def test_killed_and_run_again_it_says_the_same(
         ("uniform", 0),
     ]
     assert found["seeds"] == [1, 2, 3, 4, 5]
-    code, found, _ = mixopt(
-        "compare", texts / "small.yaml", "--dry-run", "--set", "compare.methods=[{name: grape, rounds: 5000}]"
-    )
-    assert (code, "grape in the final runs: " in found["error"]) == (2, True)
     code, found, _ = mixopt("search", texts / "small.yaml", "--out", tmp_path / "killed")
     assert (code, "holds compare.json, which is another command's" in found["error"]) == (2, True)
     code, found, _ = mixopt("compare", texts / "small.yaml", "--methods", "prior,olmx")
