@@ -227,7 +227,7 @@ def final_runs(
         for label in records:
             try:
                 lengths[label] = terms.length(feeds[label], tuple(target.supply), spent[label])
-            except JobError as e:
+            except MixoptError as e:
                 errors[label] = f"at the same total: {e}"
         feeds = {label: feeds[label] for label in lengths}
     if errors[UNIFORM]:
@@ -285,8 +285,8 @@ def conclude(planned: Plan, study: Study, target: Proxy, rows: Sequence[Mapping[
 def notes(planned: Plan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the reader of the numbers should know."""
     terms, equal = planned.terms, "FLOPs" if planned.job.compare.total == "flops" else "tokens"
-    counted = f"Equal in training {equal}; held-out readings, gradients and passes of a reference are not counted."
-    found = [f"Same total: {counted}"]
+    counted = "held-out readings, gradients and passes of a reference are not counted"
+    found = [f"The same total is equal in training {equal}; {counted}."]
     rivals, chance = len(compare.rivals(rows)), 100 * (1 - LEVEL)
     if rivals > 1:
         found.append(

@@ -628,7 +628,7 @@ def test_killed_and_run_again_it_says_the_same(
     assert 0 < resumed["runs_trained"] < straight["runs_trained"]
     assert steady(resumed["rows"]) == steady(straight["rows"])
     assert resumed["verdict"] == straight["verdict"]
-    assert "Same total: Equal in training FLOPs; held-out readings" in (tmp_path / "killed/report.md").read_text()
+    assert "The same total is equal in training FLOPs; held-out readings" in (tmp_path / "killed/report.md").read_text()
     assert "6 runs cannot determine the law" in straight["rows"][-1]["error"]
     files = {path.name for path in (tmp_path / "killed").iterdir()}
     assert files == {"compare.json", "leaderboard.csv", "report.html", "report.md", "job.lock.yaml"}
