@@ -4,10 +4,10 @@ Every method may search with B tokens of the job's proxies. It is charged s, the
 where another method had them trained. Then its answer trains a larger target proxy, over the same seeds as uniform's:
 
     same final run   for T tokens, whatever the search cost
-    same total       for (T + r (B - s)) / o tokens: what a method does not spend on searching, its final run gets
+    same total       for T + r (B - s) tokens: what a method does not spend on searching, its final run gets
 
-r tokens of the target cost as much as one of a proxy. A final run trains o >= 1 tokens for each token of its length: more
-than one where its policy trains probes beside it.
+r tokens of the target cost as much as one of a proxy. Probes that a policy trains beside its final run count at the same
+total: the run is shorter by what they take.
 
     gain = objective under uniform - objective under the method      paired over seeds; positive: the method is better
 
@@ -27,9 +27,12 @@ from typing import Any
 import numpy as np
 
 from mixopt.errors import InfeasibleSpace, JobError, RunFailed
+from mixopt.methods import BASELINES
 from mixopt.methods.online import limited
 from mixopt.policy import Fixed, OnlinePolicy, told
+from mixopt.rehearsal import affordable
 from mixopt.runs import Objective, Proxy, RunRecord, RunSpec, Swarm
+from mixopt.space import MixtureSpace
 from mixopt.study import Adapting, Method, Study
 from mixopt.validate import LEVEL, PRIOR, UNIFORM, Interval
 
@@ -47,10 +50,17 @@ class Terms:
     rate: float
     seeds: tuple[int, ...]
 
-    def final_tokens(self, spent: int, overhead: float = 1.0) -> int:
-        """Length of the final run at the same total; T itself where the difference is less than a step."""
-        tokens = (self.tokens + self.rate * max(0, self.budget - spent)) / overhead
-        return self.tokens if abs(tokens - self.tokens) < self.step else int(tokens)
+    def total(self, spent: int) -> int:
+        """What the final run may cost at the same total, its probes included."""
+        return int(self.tokens + self.rate * max(0, self.budget - spent))
+
+    def length(self, feed: OnlinePolicy[Any], names: Sequence[str], spent: int) -> int:
+        """Length of the final run at the same total; T itself where the difference is less than a step.
+
+        Raises JobError where the probes of the policy leave nothing for the run.
+        """
+        tokens = affordable(feed, names, self.total(spent), self.step)
+        return self.tokens if abs(tokens - self.tokens) < self.step else tokens
 
 
 @dataclass(frozen=True)
@@ -107,10 +117,13 @@ def asked(method: Method, study: Study) -> list[RunSpec]:
 def answer(name: str, method: Method, study: Study) -> tuple[OnlinePolicy[Any], tuple[str, ...]]:
     """What is to feed the final runs, and what must be said about it.
 
-    Uniform and prior are moved to the nearest allowed mixture where a bound or cap forbids them, as in validation.
+    Uniform and prior are moved to the nearest allowed mixture where a bound or cap forbids them, as in validation. A
+    schedule planned by hand that is not allowed raises InfeasibleSpace.
     """
     rng = np.random.default_rng([study.seed, 1])
     if isinstance(method, Adapting):
+        if name in BASELINES:
+            method.recommend(study, rng)
         return limited(method.policy(study, rng), study.space), ()
     try:
         return method.recommend(study, rng).feed, ()
@@ -136,11 +149,6 @@ def refuse_overspending(records: Sequence[RunSpec | RunRecord], terms: Terms) ->
         )
 
 
-def overhead(records: Sequence[RunRecord]) -> float:
-    """o: tokens that final runs train for each token of their length, of those that ended well."""
-    return fmean([r.cost.tokens / sum(part.tokens for part in r.trace) for r in records if not r.error] or [1.0])
-
-
 def final_specs(
     feeds: Mapping[str, OnlinePolicy[Any]], tokens: Mapping[str, int], target: Proxy, seeds: Sequence[int]
 ) -> dict[str, list[RunSpec]]:
@@ -157,10 +165,9 @@ def stackable(specs: Sequence[RunSpec]) -> list[RunSpec]:
     return [spec for alike in shapes.values() for spec in alike]
 
 
-def row(
-    contender: Contender, finals: Mapping[str, Final], objective: Objective, names: Sequence[str]
-) -> dict[str, Any]:
+def row(contender: Contender, finals: Mapping[str, Final], objective: Objective, space: MixtureSpace) -> dict[str, Any]:
     """All that was measured of one method; `finals` by reading. An error in place of what could not be."""
+    names = space.names
     found: dict[str, Any] = {
         "method": contender.label,
         "name": contender.name,
@@ -198,6 +205,8 @@ def row(
         notes.append(f"{lost} of {len(final.own)} pairs of final runs are left out: one of them diverged.")
     if as_uniform and contender.label != UNIFORM:
         notes.append("its answer is uniform's: the final runs are the same.")
+    if found["adapts"] and (broken := _broken(finals, space)):
+        notes.append(f"what it went through is not allowed: {'; '.join(broken)}.")
     return found | {
         **measured,
         "as_uniform": as_uniform,
@@ -248,10 +257,18 @@ def _line(found: Mapping[str, Any]) -> dict[str, Any]:
         "gain_same_total": total and total["gain"]["mean"],
         "interval_same_total": total and [total["gain"]["low"], total["gain"]["high"]],
         "worst_domain": found["worst_domain"],
-        "search_tokens": found["search"]["tokens"],
-        "final_tokens": total and total["tokens"],
-        "seconds": found["search"]["seconds"] + (total["seconds"] if total else 0.0),
+        **cost(found),
         "error": found["error"],
+    }
+
+
+def cost(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a method took: tokens of its search and of its final run at the same total, and the seconds of both."""
+    search, total = found["search"], found["same_total"] or {"tokens": None, "seconds": 0.0}
+    return {
+        "search_tokens": search["tokens"],
+        "final_tokens": total["tokens"],
+        "seconds": search["seconds"] + total["seconds"],
     }
 
 
@@ -318,6 +335,12 @@ def _reading(final: Final, objective: Objective, names: Sequence[str]) -> dict[s
         "trained_tokens": round(fmean(record.cost.tokens for record in own)),
         "seconds": fmean(record.cost.seconds for record in own),
     }
+
+
+def _broken(finals: Mapping[str, Final], space: MixtureSpace) -> list[str]:
+    """What the first final run that is not allowed breaks: adapting is kept within epoch caps alone."""
+    runs = (own for final in finals.values() for own, _ in final.pairs)
+    return next(filter(None, (space.violations(own.mixture) for own in runs)), [])
 
 
 def _proportions(record: RunRecord) -> list[list[Any]]:

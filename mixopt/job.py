@@ -105,10 +105,10 @@ class Job(Section):
         """
         own = {"name": self.method["name"], **self.knobs()}
         given = [own if body == {"name": own["name"]} else body for body in self.compare.methods]
-        if not any(body["name"] == UNIFORM and "label" not in body for body in given):
+        if not any(body["name"] == body.get("label", UNIFORM) == UNIFORM for body in given):
             given.append({"name": UNIFORM})
         return tuple(
-            {"label": str(body.get("label", body["name"])), "name": body["name"], "knobs": _knobs(_unlabelled(body))}
+            {"label": body.get("label", body["name"]), "name": body["name"], "knobs": _knobs(_unlabelled(body))}
             for body in given
         )
 
@@ -279,6 +279,9 @@ def _method_problems(body: Mapping[str, Any], path: str) -> Iterator[str]:
 def _compare_problems(section: CompareSection, sizes: Collection[str]) -> Iterator[str]:
     for i, body in enumerate(section.methods):
         yield from _method_problems(_unlabelled(body), f"compare.methods.{i}")
+        label = body.get("label", "none given")
+        if not isinstance(label, str) or not label.strip():
+            yield f"compare.methods.{i}.label: must be a word (got {label!r})."
         if body.get("label") == UNIFORM and body.get("name") != UNIFORM:
             yield f"compare.methods.{i}.label: {UNIFORM!r} is what every method is compared with. Choose another."
     labels = Counter(str(body.get("label", body.get("name"))) for body in section.methods)

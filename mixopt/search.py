@@ -12,7 +12,7 @@ import numpy as np
 
 from mixopt.errors import RunFailed
 from mixopt.progress import Progress
-from mixopt.runs import RunSpec, Swarm
+from mixopt.runs import RunRecord, RunSpec, Swarm
 from mixopt.store import Store
 from mixopt.study import Executor, Method, Study, Tracker, Untracked
 
@@ -21,7 +21,8 @@ from mixopt.study import Executor, Method, Study, Tracker, Untracked
 class Workshop:
     """Where runs are made and kept: what a search needs beside its question.
 
-    The tracker mirrors each record as it comes, `trained` collects the ids of those made here.
+    The tracker mirrors each record as it comes, `trained` collects the ids of those made here, `crashed` by id what
+    became of those that were stopped by something outside themselves.
     """
 
     executor: Executor
@@ -29,6 +30,7 @@ class Workshop:
     progress: Progress
     tracker: Tracker = field(default_factory=Untracked)
     trained: set[str] = field(default_factory=set)
+    crashed: dict[str, RunRecord] = field(default_factory=dict)
 
     def complete(self, study: Study, method: Method, label: str) -> Study:
         """The study with every run that the method asks for.
@@ -63,12 +65,18 @@ class Workshop:
                 advance(1)
                 if record.spec not in self.store:
                     crashed.append(record)
+        self.crashed |= {record.spec.id: record for record in crashed}
         if crashed:
-            raise RunFailed(
-                f"{len(crashed)} of {len(missing)} runs crashed; the others are kept. First, run "
-                f"{crashed[0].spec.id}: {crashed[0].error.strip().splitlines()[-1].rstrip('.')}. "
-                "Run the same command again to train what is missing."
-            )
+            raise stopped(crashed, len(missing))
+
+
+def stopped(crashed: Sequence[RunRecord], runs: int) -> RunFailed:
+    """The error for these of so many runs."""
+    return RunFailed(
+        f"{len(crashed)} of {runs} runs crashed; the others are kept. First, run "
+        f"{crashed[0].spec.id}: {crashed[0].error.strip().splitlines()[-1].rstrip('.')}. "
+        "Run the same command again to train what is missing."
+    )
 
 
 def _once(specs: Sequence[RunSpec]) -> list[RunSpec]:

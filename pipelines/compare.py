@@ -18,8 +18,9 @@ from mixopt.job import Job
 from mixopt.methods import make
 from mixopt.methods.online import Online
 from mixopt.progress import Progress
+from mixopt.rehearsal import begin
 from mixopt.runs import Proxy, RunRecord, RunSpec, Swarm
-from mixopt.search import Workshop
+from mixopt.search import Workshop, stopped
 from mixopt.store import Store
 from mixopt.study import Method, Study
 from mixopt.validate import LEVEL, UNIFORM
@@ -29,12 +30,21 @@ from pipelines.compare_entries import comparison_entries
 from pipelines.compute import make_executor
 from pipelines.mlflow_tracker import make_tracker
 from pipelines.outbox import Question
-from pipelines.plan import Setting, begin, make_proxy, make_study, refuse_too_few, repetition_notes, setting
+from pipelines.plan import Setting, make_proxy, make_study, refuse_too_few, repetition_notes, setting
 from pipelines.prepare import prepare
-from pipelines.search import COMPARISON, LOCK, corpus, provenance, refuse_other_job, refuse_too_many_failures
+from pipelines.search import (
+    COMPARISON,
+    LOCK,
+    corpus,
+    derived,
+    provenance,
+    refuse_other_job,
+    refuse_too_many_failures,
+)
 from proxies.sizes import SIZES, Derived, shape
 
 LEADERBOARD = "leaderboard.csv"
+FINAL_RUNS = 30  # ten methods at three seeds: whether steps are compiled must not depend on how many are compared
 SMALL_SHARE = 0.1  # of the total that goes into the search, above which the reader is told
 IDENTITY = (
     *("name", "seed", "data", "target", "objective", "method", "proxies"),
@@ -72,8 +82,7 @@ def plan(job: Job, store: Path, names: Sequence[str], vocabulary: int) -> Plan:
     job = _with_proxies(job, {"count": max(1, budget // own.tokens)})
     size = section.size or _larger(job.proxies.size)
     tokens = section.tokens or round(own.tokens * shape(size).parameters / own.shape.parameters)
-    runs = section.seeds * len(job.compared())
-    target = _with_proxies(job, {"size": size, "tokens": tokens, "count": runs})
+    target = _with_proxies(job, {"size": size, "tokens": tokens, "count": FINAL_RUNS})
     try:
         chosen = setting(target, domains, tuned.find(target, store, names, vocabulary))
     except JobError as e:
@@ -97,9 +106,10 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
     planned = plan(job, store, manifest.names, manifest.tokenizer.vocabulary)
     study = replace(make_study(planned.job, manifest, planned.rate), uncertainty=False)
     target = make_proxy(planned.target, manifest, planned.chosen)
-    refuse_policies(job, study, target)
+    refuse_policies(job, study, target, planned.terms)
     small, large = (make_executor(each, manifest) for each in (planned.job, planned.target))
-    write_atomically(out / LOCK, dump_yaml(job.to_json() | {"provenance": provenance(job, manifest)}))
+    locked = job.to_json() | {"derived": derived(study), "provenance": provenance(job, manifest)}
+    write_atomically(out / LOCK, dump_yaml(locked))
     about = corpus(job), manifest.fingerprint
     question = Question(job.name, *about, "compare", job.seed, study.space, study.objective)
     with closing(make_tracker(job.tracking.mlflow, out, question, comparison_entries)) as tracker:
@@ -108,7 +118,7 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
         contenders, finals = final_runs(contenders, target, planned.terms, replace(shop, executor=large))
         runs = {c.label: [*c.searched.records, *_records(finals.get(c.label, {}))] for c in contenders}
         every = {record.spec.id: record for records in runs.values() for record in records}
-        rows = [compare.row(c, finals.get(c.label, {}), study.objective, study.space.names) for c in contenders]
+        rows = [compare.row(c, finals.get(c.label, {}), study.objective, study.space) for c in contenders]
         if failed := next((row["error"] for row in rows if row["method"] == UNIFORM), ""):
             raise RunFailed(f"{UNIFORM}, which every method is compared with: {failed}")
         document = {
@@ -121,7 +131,8 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
             "runs_reused": len(every.keys() - shop.trained),
             "seconds": time.perf_counter() - began,
         }
-        document["notes"] += repetition_notes(planned.target, replace(study, proxy=target), manifest)
+        longest = target.lasting(max(final.tokens for each in finals.values() for final in each.values()))
+        document["notes"] += repetition_notes(planned.target, replace(study, proxy=longest), manifest)
         write(document, out)
         for record in every.values():
             tracker.log(record)  # also those that were in the store
@@ -129,14 +140,16 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
     return document
 
 
-def refuse_policies(job: Job, study: Study, target: Proxy) -> None:
+def refuse_policies(job: Job, study: Study, target: Proxy, terms: Terms) -> None:
     """Raise JobError, before anything is trained, with all policies that cannot feed the final runs."""
-    problems = []
+    problems, names = [], study.space.names
     for body in job.compared():
         method = make(body["name"], body["knobs"])
         if isinstance(method, Online):
             try:
-                begin(compare.answer(body["name"], method, study)[0], study.space.names, target)
+                feed, _ = compare.answer(body["name"], method, study)
+                begin(feed, names, target.tokens, terms.step)
+                begin(feed, names, terms.length(feed, names, 0), terms.step)
             except MixoptError as e:
                 problems.append(f"{body['label']} in the final runs: {e}")
     if problems:
@@ -157,7 +170,7 @@ def search(job: Job, study: Study, terms: Terms, shop: Workshop) -> list[Contend
             try:
                 specs = _asked(methods[label], studies[label], terms)
             except MixoptError as e:
-                errors[label] = str(e)
+                errors[label] = str(e).replace("proxies.count", "compare.budget") if job.compare.budget else str(e)
             else:
                 if [spec.id for spec in specs] != [record.spec.id for record in studies[label].swarm.records]:
                     wanted[label] = specs
@@ -203,15 +216,20 @@ def final_runs(
     lengths = dict.fromkeys(feeds, terms.tokens)
     made: dict[str, dict[str, tuple[int, tuple[RunRecord, ...]]]] = {label: {} for label in feeds}
     errors = {c.label: c.error for c in contenders}
+    spent = {c.label: c.spent for c in contenders}
     for reading in ("same_final", "same_total"):
         specs = compare.final_specs(feeds, lengths, target, terms.seeds)
         records, crashed = _make(specs, shop, READINGS[reading])
         errors |= crashed
         for label, found in records.items():
             made[label][reading] = lengths[label], found
-        feeds = {label: feed for label, feed in feeds.items() if label not in crashed}
-        spent = {c.label: c.spent for c in contenders}
-        lengths = {label: terms.final_tokens(spent[label], compare.overhead(records[label])) for label in feeds}
+        lengths = {}
+        for label in records:
+            try:
+                lengths[label] = terms.length(feeds[label], tuple(target.supply), spent[label])
+            except MixoptError as e:
+                errors[label] = f"at the same total: {e}"
+        feeds = {label: feeds[label] for label in lengths}
     if errors[UNIFORM]:
         raise RunFailed(f"{UNIFORM}, which every method is compared with: {errors[UNIFORM]}")
     finals = {
@@ -223,15 +241,21 @@ def final_runs(
 def _make(
     specs: Mapping[str, Sequence[RunSpec]], shop: Workshop, label: str
 ) -> tuple[dict[str, tuple[RunRecord, ...]], dict[str, str]]:
-    """The records of each method's runs, and the reason where a method lacks some because they crashed."""
-    why = ""
+    """The records of each method's runs, and the reason where a method lacks some because they crashed.
+
+    Raises RunFailed where some were not even tried: the executor gave up, which says nothing of a method.
+    """
+    crashed: dict[str, str] = {}
     try:
         shop.make(compare.stackable([spec for own in specs.values() for spec in own]), label)
-    except RunFailed as e:
-        why = str(e)
-    records = {name: shop.store.swarm(own).records for name, own in specs.items()}
-    crashed = {name: why for name, own in specs.items() if len(records[name]) < len(own)}
-    return {name: found for name, found in records.items() if name not in crashed}, crashed
+    except RunFailed:
+        for name, own in specs.items():
+            lacking = [spec.id for spec in own if spec not in shop.store]
+            if any(run_id not in shop.crashed for run_id in lacking):
+                raise
+            if lacking:
+                crashed[name] = str(stopped([shop.crashed[run_id] for run_id in lacking], len(own)))
+    return {name: shop.store.swarm(own).records for name, own in specs.items() if name not in crashed}, crashed
 
 
 def _records(finals: Mapping[str, Final]) -> list[RunRecord]:
@@ -260,14 +284,16 @@ def conclude(planned: Plan, study: Study, target: Proxy, rows: Sequence[Mapping[
 
 def notes(planned: Plan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the reader of the numbers should know."""
-    found, terms = [], planned.terms
+    terms, equal = planned.terms, "FLOPs" if planned.job.compare.total == "flops" else "tokens"
+    counted = "held-out readings, gradients and passes of a reference are not counted"
+    found = [f"The same total is equal in training {equal}; {counted}."]
     rivals, chance = len(compare.rivals(rows)), 100 * (1 - LEVEL)
     if rivals > 1:
         found.append(
             f"{rivals} methods were compared with uniform, each with an interval of its own: one that is no better "
             f"still looks better or worse in {chance:.0f} of 100 comparisons, and the first of many is flattered."
         )
-    if (share := 1 - terms.tokens / terms.final_tokens(0)) > SMALL_SHARE:
+    if (share := 1 - terms.tokens / terms.total(0)) > SMALL_SHARE:
         found.append(
             f"The search budget is {100 * share:.0f} % of the total here. The longer the real run is, beside which a search is "
             "cheap, the more the same final run is the reading that counts."
@@ -310,7 +336,8 @@ def _reasons(job: Job, own: Setting, chosen: Setting, terms: Terms) -> tuple[str
     count = job.proxies.count
     found = [f"search budget {terms.budget:,} tokens: {count} proxies of {own.tokens:,}"]
     if section.size is None:
-        found.append(f"target proxies of size {size}: one up from {job.proxies.size}")
+        why = f"one up from {job.proxies.size}" if size != job.proxies.size else "there is none above the job's proxies"
+        found.append(f"target proxies of size {size}: {why}")
     if section.tokens is None:
         found.append(f"{terms.tokens:,} tokens per target proxy: as many per parameter as the job's proxies have")
     unit = "FLOPs" if section.total == "flops" else "tokens (compare.total)"

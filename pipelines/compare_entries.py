@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from mixopt import page
-from mixopt.compare import READINGS, rivals
+from mixopt.compare import READINGS, cost, rivals
 from mixopt.mixture import Mixture
 from mixopt.report_comparison import board, cells, digits, sentences
 from pipelines.outbox import (
@@ -81,7 +81,7 @@ def _method(question: Question, row: Mapping[str, Any], parent: Entry, shown: Ma
     One that failed is a run like the others, so that it is replaced with them.
     """
     mixture = Mixture.normalised(row["mixture"]) if row["mixture"] else None
-    final = _gains(row) | numbers("cost", _cost(row)) | numbers("evidence", row["evidence"])
+    final = _gains(row) | numbers("cost", cost(row)) | numbers("evidence", row["evidence"])
     params = {"method": row["name"], **{f"method.{key}": value for key, value in row["knobs"].items()}, **shown}
     params |= {"size": parent.params["target.size"], "tokens": parent.params["target.tokens"]}
     tags = question.tags("method") | {"mixopt.comparison": parent.tags["mixopt.comparison"]}
@@ -119,12 +119,6 @@ def _gains(row: Mapping[str, Any]) -> dict[str, float]:
     if final := row["same_final"]:
         found |= {"obj/value": fmean(final["objective"].values()), **final["metrics"]}
     return finite(found)
-
-
-def _cost(row: Mapping[str, Any]) -> dict[str, Any]:
-    total = row["same_total"] or {"tokens": None, "seconds": 0.0}
-    seconds = row["search"]["seconds"] + total["seconds"]
-    return {"search_tokens": row["search"]["tokens"], "final_tokens": total["tokens"], "seconds": seconds}
 
 
 def _proportions(row: Mapping[str, Any]) -> list[tuple[str, float, int]]:

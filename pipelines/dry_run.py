@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mixopt.domains import Domain
 from mixopt.errors import JobError
 from mixopt.job import Job
 from mixopt.methods import BASELINES, make
 from mixopt.methods.online import Online
+from mixopt.rehearsal import beside
 from pipelines import environment, readers, tokenizer, tuned
-from pipelines.compare import plan
+from pipelines.compare import plan, refuse_policies
 from pipelines.compute import compiled, refuse_too_large
-from pipelines.plan import cost, make_space, refuse_too_few, setting
+from pipelines.plan import cost, make_space, refuse_too_few, setting, sketch
 from proxies.sizes import shape
 from proxies.train import available, tokens_per_second
 
@@ -53,17 +56,22 @@ def compare_dry_run(job: Job, folder: Path) -> dict[str, Any]:
     names, vocabulary = corpus(job, folder)
     planned = plan(job, job.store_path(folder), names, vocabulary)
     terms, rows, seconds = planned.terms, [], 0.0
+    study = sketch(planned.job, names, planned.own)
+    refuse_policies(job, study, sketch(planned.target, names, planned.chosen).proxy, terms)
     sides = ((planned.job, planned.own), (planned.target, planned.chosen))
     for side, chosen in sides:
         refuse_too_large(side, chosen, vocabulary)
     speeds = [tokens_per_second(side.proxies.size, vocabulary, chosen.batch) for side, chosen in sides]
     for body in job.compared():
-        free = body["name"] in BASELINES or isinstance(make(body["name"], body["knobs"]), Online)
-        longest = terms.final_tokens(0)
-        shortest = longest if free else terms.tokens
-        finals = terms.tokens + (shortest if shortest != terms.tokens else 0)
-        search = 0 if free else terms.budget
-        rows.append({"method": body["label"], "search_tokens": search, "final_tokens": [terms.tokens, shortest]})
+        method, longer = make(body["name"], body["knobs"]), terms.tokens
+        free = body["name"] in BASELINES or isinstance(method, Online)
+        finals, search = terms.tokens, 0 if free else terms.budget
+        if free:
+            longer, finals = terms.total(0), finals + terms.total(0)
+        if isinstance(method, Online):
+            feed = method.policy(study, np.random.default_rng(0))
+            longer, finals = terms.length(feed, names, 0), finals + beside(feed, names, terms.tokens, terms.step)
+        rows.append({"method": body["label"], "search_tokens": search, "final_tokens": [terms.tokens, longer]})
         seconds += search / speeds[0] + len(terms.seeds) * finals / speeds[1]
     return {
         "methods": rows,

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,11 +31,13 @@ from mixopt.runs import Cost, RunRecord, RunSpec, Swarm
 from mixopt.search import Workshop
 from mixopt.space import MixtureSpace
 from mixopt.store import Store
-from mixopt.study import Study
+from mixopt.study import Study, Train
+from pipelines.audit import opened
 from pipelines.compare import final_runs, plan, refuse_policies, run, search
 from pipelines.compare_entries import COLUMNS, comparison_entries
 from pipelines.local_executor import LocalExecutor
 from pipelines.outbox import Question
+from proxies.sizes import SIZES
 from proxies.toy import Toy
 
 T_TWO = 4.302652729911275  # Student's quantile for two degrees of freedom at 97.5 %
@@ -52,7 +55,7 @@ class Turns:
         return frozenset({Valid()})
 
     def init(self, names: Sequence[str], start: Feedback) -> tuple[tuple[str, ...], str, int]:
-        return tuple(names), names[int(np.argmax(start.signals.get("valid", [0])))], start.total // 4
+        return tuple(names), names[int(np.argmax(start.signals.get("valid", [0])))], -(-start.total // 4)
 
     def segment(self, state: tuple[tuple[str, ...], str, int]) -> Segment:
         names, first, tokens = state
@@ -77,9 +80,11 @@ class Turns:
 class Probing(Turns):
     """The same, but it probes every domain for a hundredth of the run after every quarter."""
 
+    part: float = 0.01
+
     @property
     def needs(self) -> frozenset[Signal]:
-        return frozenset({Valid(), Drops(0.01)})
+        return frozenset({Valid(), Drops(self.part)})
 
     def to_json(self) -> dict[str, Any]:
         return {"policy": "probing", **knobs(self)}
@@ -139,15 +144,34 @@ def record(study: Study, seed: int, values: Sequence[float], tokens: int = 1000,
     return RunRecord(spec, metrics, trace=trace, cost=Cost(tokens, 0.0, 2.0), error=error, diverged=bool(error))
 
 
+@dataclass(frozen=True)
+class Lost:
+    """An executor that makes what `train` does and lets its errors through."""
+
+    train: Train
+
+    def run(self, specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
+        return self.train(specs)
+
+
 # The terms.
 
 
 def test_what_is_not_spent_on_searching_the_final_run_gets() -> None:
-    assert TERMS.final_tokens(0) == 4000 + 2500
-    assert TERMS.final_tokens(6000) == 4000 + 1000
-    assert TERMS.final_tokens(10_000) == TERMS.final_tokens(9100) == TERMS.final_tokens(10_200) == 4000
-    assert TERMS.final_tokens(6000, overhead=1.25) == 4000
-    assert TERMS.final_tokens(10_000, overhead=1.25) == 3200
+    lengths = {spent: TERMS.length(Turns(), "abcd", spent) for spent in (0, 6000, 9100, 10_000, 10_200)}
+    assert lengths == {0: 4000 + 2500, 6000: 4000 + 1000, 9100: 4000, 10_000: 4000, 10_200: 4000}
+
+
+@pytest.mark.parametrize("part", [1e-9, 0.01, 0.03])
+def test_probes_are_paid_from_the_same_total(part: float) -> None:
+    terms = replace(TERMS, budget=200_000, tokens=20_000, step=64)  # 312 steps of the same final run, 1093 of the total
+    assert terms.total(0) == 70_000
+    for spent in (0, 120_000, 200_000):
+        tokens = terms.length(Probing(part=part), "abcd", spent)
+        probes = 4 * 4 * max(1, round(part * (tokens // 64))) * 64
+        assert abs(tokens + probes - terms.total(spent)) <= 2 * 64 + (part > 1e-3) * 16 * 64  # a probe is whole steps
+    with pytest.raises(JobError, match="its probes alone take"):
+        replace(terms, tokens=500).length(Probing(part=part), "abcd", 200_000)
 
 
 def test_a_search_above_the_budget_is_an_error_that_says_the_numbers(toy_study: Study) -> None:
@@ -180,9 +204,7 @@ def test_gains_are_paired_over_seeds(toy_study: Study) -> None:
     ]
     final = Final(1000, tuple(own), tuple(uniform))
     contender = Contender("x", "x", {}, Swarm((own[0],)), Turns())
-    found = compare.row(
-        contender, {"same_final": final, "same_total": final}, toy_study.objective, toy_study.space.names
-    )
+    found = compare.row(contender, {"same_final": final, "same_total": final}, toy_study.objective, toy_study.space)
     gain = found["same_final"]["gain"]
     assert gain["mean"] == pytest.approx(0.2)
     assert gain["high"] - gain["mean"] == pytest.approx(T_TWO * 0.1 / math.sqrt(3))
@@ -202,7 +224,7 @@ def test_a_diverged_seed_leaves_its_pair_out(toy_study: Study) -> None:
         own[0] = replace(own[0], error="loss nan" if count == 2 else "")
         final = Final(1000, tuple(own), uniform)
         finals = {"same_final": final, "same_total": final}
-        found = compare.row(Contender("x", "x", feed=Turns()), finals, toy_study.objective, toy_study.space.names)
+        found = compare.row(Contender("x", "x", feed=Turns()), finals, toy_study.objective, toy_study.space)
         assert says in (found["error"] or found["notes"][0])
         assert bool(found["error"]) == (count == 2)
 
@@ -281,6 +303,8 @@ def test_what_fails_is_an_error_of_its_method_alone(toy_study: Study, tmp_path: 
     body = [{"name": "regmix", "label": "trees"}, {"name": "taught", "runs": 99, "label": "greedy"}, "turns", "prior"]
     found = {c.label: c for c in search(job(*body), few, TERMS, workshop(few, tmp_path))}
     assert "5 runs cannot determine the law over 4 domains" in found["trees"].error
+    given = search(job("regmix", budget=10_000), few, TERMS, workshop(few, tmp_path))
+    assert given[0].error.startswith("compare.budget: 5 runs cannot determine the law")
     assert "99,000 tokens in 99 runs, the budget is 10,000" in found["greedy"].error
     assert not any(found[name].error for name in ("turns", "prior", "uniform"))
     hot = workshop(toy_study, tmp_path / "hot", fails="0123456789abcdef")
@@ -297,6 +321,13 @@ def test_uniform_is_the_nearest_allowed_where_a_cap_forbids_it(toy_study: Study,
     assert isinstance(uniform.feed, Fixed)
     assert uniform.feed.mixture["d"] == pytest.approx(0.12)
     assert "the nearest allowed mixture in its place" in uniform.notes[0]
+
+
+def test_a_schedule_that_is_not_allowed_is_refused(toy_study: Study, tmp_path: Path) -> None:
+    bounded = replace(toy_study, space=replace(toy_study.space, upper={"a": 0.3}))
+    phases = [[0.0, {"a": 0.6, "b": 0.2, "c": 0.1, "d": 0.1}], [0.5, {"a": 0.2, "b": 0.2, "c": 0.3, "d": 0.3}]]
+    planned, _ = search(job({"name": "schedule", "phases": phases}), bounded, TERMS, workshop(bounded, tmp_path))
+    assert "the schedule is not allowed here: over the whole run a: proportion 0.4 is above" in planned.error
 
 
 @pytest.fixture
@@ -324,8 +355,7 @@ def test_rows_tell_how_a_policy_mixed(
     toy_study: Study, compared: tuple[list[Contender], dict[str, Any], Terms]
 ) -> None:
     contenders, finals, _ = compared
-    names = toy_study.space.names
-    rows = {c.label: compare.row(c, finals[c.label], toy_study.objective, names) for c in contenders}
+    rows = {c.label: compare.row(c, finals[c.label], toy_study.objective, toy_study.space) for c in contenders}
     assert [rows[name]["adapts"] for name in ("olmix", "turns", "taught")] == [False, True, True]
     paths = rows["turns"]["proportions"]
     assert [end for end, _ in paths][-1] == 4000
@@ -335,6 +365,11 @@ def test_rows_tell_how_a_policy_mixed(
     assert rows["probing"]["evidence"]["beside_share"] == pytest.approx(640 / 4640)
     assert rows["unimax"]["as_uniform"]
     assert "its answer is uniform's" in rows["unimax"]["notes"][0]
+    assert not rows["turns"]["notes"]
+    bounded = replace(toy_study.space, upper={"d": 0.26})
+    noted = {c.label: compare.row(c, finals[c.label], toy_study.objective, bounded)["notes"] for c in contenders}
+    assert "what it went through is not allowed: d: proportion 0." in noted["turns"][0]
+    assert not noted["prior"]
     told = compare.policies({c.label: [*c.searched.records, *finals[c.label]["same_final"].own] for c in contenders})
     assert {body["method"] for body in told} == {"turns", "probing", "taught"}
     assert len(told) == 9
@@ -351,12 +386,37 @@ def test_uniform_must_get_through(toy_study: Study, tmp_path: Path) -> None:
         final_runs(contenders, toy_study.proxy, TERMS, shop)
 
 
+def test_a_crash_is_told_of_its_own_method(toy_study: Study, tmp_path: Path) -> None:
+    toy = Toy(toy_study.space.names, 0.002)
+
+    def crash(specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
+        for spec in specs:
+            if lead := spec.feed.to_json().get("inner", {}).get("lead"):
+                raise OSError(f"lead {lead}")
+            yield from toy([spec])
+
+    def give_up(specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
+        yield from toy(specs[:2])
+        raise RunFailed("a worker died 5 times")
+
+    leads = [{"name": "turns", "lead": lead, "label": str(lead)} for lead in (0.4, 0.5)]
+    shop = Workshop(LocalExecutor(crash), Store(tmp_path), Silent())
+    contenders = search(job(*leads, "prior"), toy_study, TERMS, shop)
+    found, finals = final_runs(contenders, toy_study.proxy, TERMS, shop)
+    for contender in found[:2]:
+        assert re.match(rf"3 of 3 runs crashed; .*: OSError: lead {contender.label}\.", contender.error)
+    assert set(finals) == {"prior", "uniform"}
+    lost = replace(shop, executor=Lost(give_up), store=Store(tmp_path / "lost"), crashed={})
+    with pytest.raises(RunFailed, match="a worker died 5 times"):
+        final_runs(contenders, toy_study.proxy, TERMS, lost)
+
+
 def test_policies_that_cannot_feed_the_final_runs_are_refused_before_any_training(toy_study: Study) -> None:
     tight = job({"name": "aioli", "rounds": 200}, {"name": "grape", "rounds": 5000}, "ado", "olmix")
     with pytest.raises(
         JobError, match=r"aioli in the final runs: method\.probe_share: .*\ngrape in the final runs: "
     ) as e:
-        refuse_policies(tight, toy_study, toy_study.proxy.lasting(100_000))
+        refuse_policies(tight, toy_study, toy_study.proxy.lasting(100_000), replace(TERMS, tokens=100_000))
     assert "ado" not in str(e.value)
 
 
@@ -368,8 +428,7 @@ def document(toy_study: Study, compared: tuple[list[Contender], dict[str, Any], 
     contenders, finals, terms = compared
     failed = Contender("broken", "regmix", error="its law needs 99 runs.")
     rows = [
-        compare.row(c, finals.get(c.label, {}), toy_study.objective, toy_study.space.names)
-        for c in (*contenders, failed)
+        compare.row(c, finals.get(c.label, {}), toy_study.objective, toy_study.space) for c in (*contenders, failed)
     ]
     return {
         "schema": compare.SCHEMA,
@@ -455,6 +514,12 @@ def test_a_name_alone_takes_the_knobs_of_the_jobs_method() -> None:
     ]
 
 
+def test_uniform_is_added_where_it_is_not_there() -> None:
+    named = {"name": "uniform", "label": "uniform"}
+    for given in (["prior"], ["prior", "uniform"], ["prior", named], ["prior", {"name": "uniform", "label": "even"}]):
+        assert [body["label"] for body in job(*given).compared()].count("uniform") == 1
+
+
 def test_all_that_is_wrong_is_said_at_once() -> None:
     wrong = [
         "olmxi",
@@ -462,6 +527,8 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         "prior",
         {"name": "regmix", "keep": 0},
         {"name": "olmix", "label": "uniform", "klr": 1},
+        {"name": "odm", "label": 7},
+        {"name": "ado", "label": " "},
     ]
     with pytest.raises(JobError) as caught:
         job(*wrong, seeds=2, total="euros", size="7k")
@@ -472,6 +539,8 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         "compare.methods.3.keep: must be between 1 and candidates",
         "compare.methods.4.klr: no such key; did you mean 'kl'?",
         "compare.methods.4.label: 'uniform' is what every method is compared with",
+        "compare.methods.5.label: must be a word (got 7)",
+        "compare.methods.6.label: must be a word (got ' ')",
     ):
         assert said in str(caught.value)
     with pytest.raises(JobError, match=r"compare\.seeds: an interval needs at least 3 paired seeds \(got 2\)"):
@@ -488,6 +557,10 @@ def test_terms_are_derived_and_say_so(tmp_path: Path) -> None:
     assert planned.terms.rate == pytest.approx(planned.own.shape.flops(512) / planned.chosen.shape.flops(512))
     assert 0 < planned.terms.rate < 1
     assert any("one up from 10k" in reason for reason in planned.reasons)
+    more = parse(body | {"compare": {"methods": ["prior", "unimax", "ado"], "seeds": 9}}, "test")
+    assert plan(more, tmp_path, ["a", "b"], 512).target.proxies == planned.target.proxies  # compiled alike
+    top = parse(body | {"proxies": {"size": list(SIZES)[-1], "count": 20}}, "test")
+    assert any("there is none above" in reason for reason in plan(top, tmp_path, ["a", "b"], 512).reasons)
     with pytest.raises(JobError, match="name a method beside uniform"):
         plan(parse(body | {"compare": {"methods": []}}, "test"), tmp_path, ["a", "b"], 512)
     with pytest.raises(JobError) as caught:
@@ -533,6 +606,13 @@ def steady(rows: Any) -> Any:
     return [steady(value) for value in rows] if isinstance(rows, list) else rows
 
 
+def test_a_dry_run_refuses_policies_too(texts: Path, mixopt: Callable[..., tuple[int, dict[str, Any], str]]) -> None:
+    (texts / "long.yaml").write_text(JOB)
+    asked = "compare.methods=[{name: grape, rounds: 5000}]"
+    code, found, _ = mixopt("compare", texts / "long.yaml", "--dry-run", "--set", asked)
+    assert (code, "grape in the final runs: " in found["error"]) == (2, True)
+
+
 def test_killed_and_run_again_it_says_the_same(
     texts: Path, tmp_path: Path, mixopt: Callable[..., tuple[int, dict[str, Any], str]]
 ) -> None:
@@ -548,9 +628,13 @@ def test_killed_and_run_again_it_says_the_same(
     assert 0 < resumed["runs_trained"] < straight["runs_trained"]
     assert steady(resumed["rows"]) == steady(straight["rows"])
     assert resumed["verdict"] == straight["verdict"]
+    assert "The same total is equal in training FLOPs; held-out readings" in (tmp_path / "killed/report.md").read_text()
     assert "6 runs cannot determine the law" in straight["rows"][-1]["error"]
     files = {path.name for path in (tmp_path / "killed").iterdir()}
     assert files == {"compare.json", "leaderboard.csv", "report.html", "report.md", "job.lock.yaml"}
+    study = opened(tmp_path / "killed").study
+    swarm = METHODS["olmix"]().ask(study, np.random.default_rng([study.seed, 0]))
+    assert len(Store(tmp_path / "two").swarm(swarm).records) == 6  # what an audit finds
     turns = [Store(tmp_path / "two")._path(body["run"]) for body in resumed["policies"]]
     assert turns
     assert all(path.exists() for path in turns)
