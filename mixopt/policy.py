@@ -153,6 +153,11 @@ def told(policy: OnlinePolicy[Any], body: Any) -> dict[str, float]:
     return {} if evidence is None or body is None else dict(evidence(policy.load(body)))
 
 
+def probe_steps(signal: Drops, steps: int) -> int:
+    """Steps of a probe in a run of so many whole steps: one at least."""
+    return max(1, round(signal.part * steps))
+
+
 def asked(policy: OnlinePolicy[S], state: S) -> frozenset[Signal]:
     """Signals to measure when the segment of this state ends: those that the policy `asks` for, or all it `needs`."""
     asks = getattr(policy, "asks", None)

@@ -16,7 +16,7 @@ import numpy as np
 
 from mixopt.errors import JobError
 from mixopt.mixture import FloatArray, Mixture, Segment
-from mixopt.policy import Drops, Excess, Feedback, Train, asked, plain
+from mixopt.policy import Drops, Excess, Feedback, Train, asked, plain, probe_steps
 from mixopt.runs import RunSpec
 from proxies.optim import Horizon
 from proxies.tokens import IntArray, Sampler
@@ -170,8 +170,3 @@ class Branch:
     def blocks(self, done: int, steps: int, drawn_D: IntArray) -> tuple[IntArray, IntArray]:
         """Block numbers [T, B] of the steps after `done` ones, and the rows [D] drawn after them."""
         return self.member.sampler.blocks(self.w_D, self.member.step + done, steps, drawn_D)
-
-
-def probe_steps(signal: Drops, steps: int) -> int:
-    """Steps of a probe of a run of so many: one at least."""
-    return max(1, round(signal.part * steps))

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from mixopt.errors import JobError, RunFailed
 from mixopt.mixture import FloatArray
-from mixopt.policy import Drops, Excess, Gram, Signal, Train, Valid
+from mixopt.policy import Drops, Excess, Gram, Signal, Train, Valid, probe_steps
 from mixopt.runs import RunSpec
 from proxies import checkpoint
 from proxies.evaluate import HeldOut
-from proxies.members import Branch, Member, probe_steps
+from proxies.members import Branch, Member
 from proxies.optim import Horizon
 from proxies.parameters import Layout
 from proxies.program import Program

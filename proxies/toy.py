@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixopt.mixture import FloatArray, Segment
-from mixopt.policy import Drops, Excess, Feedback, Gram, Signal, Train, Valid, asked, plain
+from mixopt.policy import Drops, Excess, Feedback, Gram, Signal, Train, Valid, asked, plain, probe_steps
 from mixopt.runs import Cost, RunRecord, RunSpec
 
 FLOOR = 0.02  # skill before any training
@@ -81,7 +81,7 @@ class Toy:
             n_D, seen = n_D + w_D * tokens / total, seen + tokens
             trace.append(Segment(segment.mixture, tokens))
             signals = {signal.name: self.measured(signal, n_D, w_D) for signal in wanted}
-            extra += sum(len(w_D) * max(1, round(s.part * total)) for s in wanted if isinstance(s, Drops))
+            extra += sum(len(w_D) * probe_steps(s, total) for s in wanted if isinstance(s, Drops))
             state = spec.feed.update(state, Feedback(seen, total, signals))
         rng = np.random.default_rng([int(spec.id[:8], 16), spec.seed])
         noise_D = self.noise * rng.standard_normal(len(self.names))

@@ -18,7 +18,7 @@ from typing import Any, Generic
 
 from mixopt.errors import JobError
 from mixopt.mixture import Segment
-from mixopt.policy import Drops, Feedback, OnlinePolicy, S, Signal, Valid, asked, tuples
+from mixopt.policy import Drops, Feedback, OnlinePolicy, S, Signal, Valid, asked, probe_steps, tuples
 
 Row = tuple[float, ...]
 
@@ -153,8 +153,8 @@ class Audited(Generic[S]):
         return max(1, round(self.segment(state).tokens / state.step)) * state.step
 
     def _probe(self, state: State[S]) -> int:
-        """Tokens of a probe, rounded likewise."""
-        return max(1, round(self._drops.part * state.total / state.step)) * state.step
+        """Tokens of a probe, as the trainer counts its steps."""
+        return probe_steps(self._drops, state.total // state.step) * state.step
 
     def _reached(self, state: State[S]) -> Row:
         """The points that the segment reaches, or that are waiting for one which is long enough."""
