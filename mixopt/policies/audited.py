@@ -103,10 +103,10 @@ class Audited(Generic[S]):
         return next((signal for signal in self.policy.needs if isinstance(signal, Valid)), Valid())
 
     def init(self, names: Sequence[str], start: Feedback) -> State[S]:
-        """The inner policy's start. Raises JobError for probes of less than a step."""
-        if self._drops.part * start.total < start.step:
+        """The inner policy's start. Raises JobError for probes of less than a step, unless they are the policy's own."""
+        if self._drops not in self.policy.needs and self.part * start.total < start.step:
             raise JobError(
-                f"audit: a probe of {self._drops.part:g} of {start.total:,} tokens is less than a step of {start.step:,}. "
+                f"audit: a probe of {self.part:g} of {start.total:,} tokens is less than a step of {start.step:,}. "
                 f"Give at least {start.step / start.total:.3g}."
             )
         inner = self.policy.init(names, _only(self.policy.needs, start))
