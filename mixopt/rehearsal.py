@@ -27,9 +27,9 @@ def rehearsed(policy: OnlinePolicy[Any], names: Sequence[str], total: int, step:
     """What is measured when each segment of a run ends. Raises JobError as `begin` does."""
     state, seen = begin(policy, names, total, step), 0
     while seen < total:
-        wanted = asked(policy, state)
-        yield wanted
         seen += min(max(step, policy.segment(state).tokens), total - seen)
+        wanted = asked(policy, state, last=seen == total)
+        yield wanted
         told = {signal.name: _said(signal, len(names), seen / total) for signal in wanted}
         state = policy.update(state, Feedback(seen, total, told, step))
 

@@ -151,16 +151,17 @@ class Member:
 
     def _enter(self, step: int) -> None:
         """Read the policy's segment: at least one step long, at most to the end."""
-        self.segment, self.asked = self.spec.feed.segment(self.state), asked(self.spec.feed, self.state)
+        self.segment = self.spec.feed.segment(self.state)
         self.w_D = self.segment.mixture.array(self.course.names)
         length = max(1, round(self.segment.tokens / self.course.step_tokens))
         self.until = min(self.course.steps, step + length)
+        self.asked = asked(self.spec.feed, self.state, last=self.until == self.course.steps)
         none = [0] * len(self.course.names)
         self.tallies = {s.name: Tally(none, none) for s in self.asked if isinstance(s, Train | Excess)}
         if undeclared := self.asked - self.spec.feed.needs:
             raise JobError(f"its policy asks for what it does not declare: {', '.join(sorted(map(repr, undeclared)))}.")
         for signal in self.asked:
-            if isinstance(signal, Drops) and self.until < self.course.steps:
+            if isinstance(signal, Drops):
                 self._check_probe(probe_steps(signal, self.course.steps), length)
 
     def _check_probe(self, steps: int, length: int) -> None:
