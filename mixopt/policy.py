@@ -68,7 +68,8 @@ class Drops:
 
     A probe trains `part` of the run's length (at least a step) with proportion `weight` on j and the rest shared evenly
     by the others; then the run goes on from where it was. What probes train counts as cost. `text` is the part of the
-    held-out text that is read before the probes and after each.
+    held-out text that is read before the probes and after each. After a run's last token nothing is probed, and `update`
+    is told no drops.
     """
 
     part: float
@@ -153,10 +154,19 @@ def told(policy: OnlinePolicy[Any], body: Any) -> dict[str, float]:
     return {} if evidence is None or body is None else dict(evidence(policy.load(body)))
 
 
-def asked(policy: OnlinePolicy[S], state: S) -> frozenset[Signal]:
-    """Signals to measure when the segment of this state ends: those that the policy `asks` for, or all it `needs`."""
+def probe_steps(signal: Drops, steps: int) -> int:
+    """Steps of a probe in a run of so many whole steps: one at least."""
+    return max(1, round(signal.part * steps))
+
+
+def asked(policy: OnlinePolicy[S], state: S, *, last: bool = False) -> frozenset[Signal]:
+    """Signals to measure when the segment of this state ends: those that the policy `asks` for, or all it `needs`.
+
+    Where the run ends with it there are no probes: nothing is left that they could decide.
+    """
     asks = getattr(policy, "asks", None)
-    return policy.needs if asks is None else asks(state)
+    signals = policy.needs if asks is None else asks(state)
+    return frozenset(signal for signal in signals if not (last and isinstance(signal, Drops)))
 
 
 def plain(state: Any) -> Any:

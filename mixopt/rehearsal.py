@@ -14,7 +14,7 @@ import numpy as np
 
 from mixopt.errors import JobError
 from mixopt.mixture import FloatArray
-from mixopt.policy import Drops, Excess, Feedback, Gram, OnlinePolicy, Signal, Train, Valid, asked
+from mixopt.policy import Drops, Excess, Feedback, Gram, OnlinePolicy, Signal, Train, Valid, asked, probe_steps
 
 
 def begin(policy: OnlinePolicy[Any], names: Sequence[str], total: int, step: int) -> Any:
@@ -27,9 +27,9 @@ def rehearsed(policy: OnlinePolicy[Any], names: Sequence[str], total: int, step:
     """What is measured when each segment of a run ends. Raises JobError as `begin` does."""
     state, seen = begin(policy, names, total, step), 0
     while seen < total:
-        wanted = asked(policy, state)
-        yield wanted
         seen += min(max(step, policy.segment(state).tokens), total - seen)
+        wanted = asked(policy, state, last=seen == total)
+        yield wanted
         told = {signal.name: _said(signal, len(names), seen / total) for signal in wanted}
         state = policy.update(state, Feedback(seen, total, told, step))
 
@@ -49,7 +49,7 @@ def beside(policy: OnlinePolicy[Any], names: Sequence[str], total: int, step: in
         return 0
     steps = total // step
     probes = [s for wanted in rehearsed(policy, names, total, step) for s in wanted if isinstance(s, Drops)]
-    return sum(len(names) * max(1, round(probe.part * steps)) * step for probe in probes)
+    return sum(len(names) * probe_steps(probe, steps) * step for probe in probes)
 
 
 def affordable(policy: OnlinePolicy[Any], names: Sequence[str], budget: int, step: int) -> int:

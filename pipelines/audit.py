@@ -28,6 +28,7 @@ from mixopt.files import write_atomically
 from mixopt.job import Job, load
 from mixopt.mixture import FloatArray
 from mixopt.policies.audited import Audited, Sweep
+from mixopt.policy import Drops, probe_steps
 from mixopt.progress import Progress
 from mixopt.quality import r2
 from mixopt.runs import Proxy, RunRecord
@@ -43,27 +44,36 @@ from pipelines.prepare import with_available_tokens
 from pipelines.search import LOCK
 
 SCHEMA = "mixopt.audit/v1"
+PART = 0.02  # of a run, that a probe trains unless told
 WEIGHT = 0.75  # of a probe's own domain: the sharper of the two smoothed one-hots of Aioli's scripts
 NO_LAW = "no linear dynamic law"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What to audit: `points` sweeps, evenly over the run, of probes that train `part` of it; all methods, or these."""
+    """What to audit: `points` sweeps, evenly over the run, of probes that train `part` of it; all methods, or these.
+
+    Unless it is given, `part` is PART, less in runs whose segments are shorter.
+    """
 
     methods: tuple[str, ...] = ()
     points: int = 3
-    part: float = 0.02
+    part: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what leaves no room for the probes."""
         if self.points < 1:
             raise JobError(f"--points: must be at least 1 (got {self.points}).")
-        if not 0 < self.part < 1 / (self.points + 1):
+        if not 0 < self.most < 1 / (self.points + 1):
             raise JobError(
-                f"--part: {self.part:g} of the run is no probe that fits between {self.points} points "
+                f"--part: {self.most:g} of the run is no probe that fits between {self.points} points "
                 f"(above 0, below {1 / (self.points + 1):.3g}). Ask for a smaller --part or fewer --points."
             )
+
+    @property
+    def most(self) -> float:
+        """The part of a run that a probe trains, at most."""
+        return PART if self.part is None else self.part
 
     @property
     def at(self) -> tuple[float, ...]:
@@ -106,22 +116,24 @@ def run(folder: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
     listed = chosen(directory.document, asked, folder)
     runs = [(row["method"], record) for row, record in found(directory, listed, folder)]
     able = [(method, record) for method, record in runs if hasattr(record.spec.feed, "matrix") and not record.error]
-    for method, record in able:
-        refuse_probes(asked, method, record)
-    again, trained = watch([record for _, record in able], directory, asked, progress)
-    watched = [Watched(*pair, record) for pair, record in zip(able, again, strict=True)]
+    probed, refused = probes(able, asked)
+    again, trained = watch([(record, part) for _, record, part in probed], directory, asked, progress)
+    watched = [Watched(method, run, record) for (method, run, _), record in zip(probed, again, strict=True)]
     names = directory.manifest.names
     document = {
         "schema": SCHEMA,
         "run_dir": str(folder),
         "domains": list(names),
         "points": list(asked.at),
-        "part": asked.part,
+        "part": asked.most,
         "weight": WEIGHT,
-        "methods": [row(method, runs, watched, directory, asked) for method in methods(directory.document, asked)],
+        "methods": [
+            row(method, runs, watched, refused.get(method), directory, asked)
+            for method in methods(directory.document, asked)
+        ],
         "static": static(directory),
         "dynamic": dynamic(watched, names),
-        "notes": notes(watched),
+        "notes": [*shortened(probed, asked), *notes(watched)],
         "probe_tokens": sum(one.again.cost.tokens - one.run.cost.tokens for one in watched),
         "proxies_trained": trained,
         "proxies_reused": len({record.spec.id for record in again}) - trained,
@@ -188,31 +200,58 @@ def found(
     return [(each, directory.store.find(each["run"])) for each in listed]
 
 
-def refuse_probes(asked: Asked, method: str, record: RunRecord) -> None:
-    """Raise JobError for probes of less than a step, or longer than all of a run's segments."""
-    proxy = record.spec.proxy
-    step, longest = proxy.batch * proxy.sequence, max(segment.tokens for segment in record.trace)
-    if asked.part * proxy.tokens < step:
+def probes(
+    able: Sequence[tuple[str, RunRecord]], asked: Asked
+) -> tuple[list[tuple[str, RunRecord, float]], dict[str, str]]:
+    """The runs that can be probed, with the part of each that a probe trains; and by method, why others cannot.
+
+    Raises JobError where none can.
+    """
+    probed, refused = [], dict[str, str]()
+    for method, record in able:
+        try:
+            probed.append((method, record, probe_part(asked, method, record)))
+        except JobError as e:
+            refused[method] = str(e)
+    if refused and not probed:
+        raise JobError(next(iter(refused.values())))
+    return probed, refused
+
+
+def probe_part(asked: Asked, method: str, record: RunRecord) -> float:
+    """The part of a run that a probe trains: as asked, or its longest segment. A policy's own probes are as they are.
+
+    Raises JobError for less than a step, and for a part that was given and is longer than all segments.
+    """
+    if any(isinstance(signal, Drops) for signal in record.spec.feed.needs):
+        return asked.most
+    step, total = record.spec.proxy.batch * record.spec.proxy.sequence, sum(segment.tokens for segment in record.trace)
+    longest = max(segment.tokens for segment in record.trace)
+    if asked.most * total < step:
         raise JobError(
-            f"--part: {asked.part:g} of a run of {proxy.tokens:,} tokens is less than one step ({step:,} tokens). "
-            f"Give at least {step / proxy.tokens:.3g}."
+            f"--part: {asked.most:g} of a run of {total:,} tokens is less than one step ({step:,} tokens). "
+            f"Give at least {step / total:.3g}."
         )
-    if asked.part * proxy.tokens > longest + step / 2:
+    fits = max(1, longest // step)
+    if probe_steps(Drops(asked.most), total // step) <= fits:
+        return asked.most
+    if asked.part is not None:
         raise JobError(
-            f"--part: {asked.part:g} of a run of {proxy.tokens:,} tokens is longer than {method}'s longest segment "
-            f"({longest:,} tokens). Give at most {longest / proxy.tokens:.3g}."
+            f"--part: {asked.part:g} of a run of {total:,} tokens is longer than {method}'s longest segment "
+            f"({longest:,} tokens). Give at most {longest / total:.3g}."
         )
+    return fits * step / total
 
 
 def watch(
-    records: Sequence[RunRecord], directory: Finished, asked: Asked, progress: Progress
+    probed: Sequence[tuple[RunRecord, float]], directory: Finished, asked: Asked, progress: Progress
 ) -> tuple[list[RunRecord], int]:
-    """The same runs watched, compiled where they were, and how many of them had to be trained."""
+    """The same runs watched with these probes, compiled where they were, and how many of them had to be trained."""
     specs = [
-        replace(record.spec, feed=Audited(record.spec.feed, asked.at, asked.part, WEIGHT), keep=False)
-        for record in records
+        replace(record.spec, feed=Audited(record.spec.feed, asked.at, part, WEIGHT), keep=False)
+        for record, part in probed
     ]
-    how = [record.machine.get("compiled") for record in records]
+    how = [record.machine.get("compiled") for record, _ in probed]
     found: dict[str, RunRecord] = {}
     trained = 0
     for compiled in dict.fromkeys(how):
@@ -229,10 +268,11 @@ def row(
     method: str,
     runs: Sequence[tuple[str, RunRecord]],
     watched: Sequence[Watched],
+    refused: str | None,
     directory: Finished,
     asked: Asked,
 ) -> dict[str, Any]:
-    """What is reported of one method."""
+    """What is reported of one method; `refused` is why some of its runs could not be watched."""
     own = [one for one in watched if one.method == method]
     told = [run_row(one) for one in own]
     known = [point for one in told for point in one["points"] if point["fidelity"] is not None]
@@ -242,7 +282,7 @@ def row(
         "fidelity_at": [_mean([point for point in known if point["at"] == at]) for at in asked.at],
         "dynamic_r2": dynamic(own, directory.manifest.names)["r2"],
         "gain_over_uniform": gain(directory.document, method),
-        "why": None if known else reason([record for name, record in runs if name == method], own),
+        "why": None if known else refused or reason([record for name, record in runs if name == method], own),
         "runs": told,
     }
 
@@ -321,6 +361,15 @@ def gain(document: Mapping[str, Any], method: str) -> float | None:
             return final["gain"]["mean"] if final else None
     differences = (document.get("validation") or {}).get("differences", {})
     return differences[UNIFORM]["objective"]["mean"] if UNIFORM in differences else None
+
+
+def shortened(probed: Sequence[tuple[str, RunRecord, float]], asked: Asked) -> list[str]:
+    """Sentences about methods whose probes train less than others'."""
+    parts = {method: part for method, _, part in probed if part < asked.most}
+    return [
+        f"{method}: its probes train {part:.3g} of a run, not {asked.most:g}: no segment is longer."
+        for method, part in parts.items()
+    ]
 
 
 def notes(watched: Sequence[Watched]) -> list[str]:

@@ -16,7 +16,10 @@ def audit(
     run_dir: RunDirectory,
     methods: Annotated[str, typer.Option(help="Methods, separated by commas; all unless given.")] = "",
     points: Annotated[int, typer.Option(help="At how many points of each run to probe.")] = 3,
-    part: Annotated[float, typer.Option(help="Part of the run that one probe trains.")] = 0.02,
+    part: Annotated[
+        float | None,
+        typer.Option(help="Part of the run that one probe trains; unless given 0.02, less if segments are shorter."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Does training obey the laws that online methods follow? Probes on their own ways say what each domain really does.

@@ -8,20 +8,27 @@ Shapes: D domains, T steps, B batch rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from mixopt.errors import JobError
+from mixopt.errors import JobError, MixoptError
 from mixopt.mixture import FloatArray, Mixture, Segment
-from mixopt.policy import Drops, Excess, Feedback, Train, asked, plain
+from mixopt.policy import Drops, Excess, Feedback, Train, asked, plain, probe_steps
 from mixopt.runs import RunSpec
 from proxies.optim import Horizon
 from proxies.tokens import IntArray, Sampler
 
 Metrics = Mapping[str, float]
+
+
+def said(e: Exception) -> str:
+    """What a record says of an exception: the message of our own errors, which is meant to be read; else where it was raised."""
+    return str(e) if isinstance(e, MixoptError) else "".join(traceback.format_exception(e))
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class Member:
     """A run of a stack, to be begun or resumed.
 
     `state` is its policy's, `segment` what it trains on now, `until` the step at which that ends, `asked` what is
-    measured then, `drawn_D` the rows drawn.
+    measured then, `drawn_D` the rows drawn. `crashed` says that `error` is not the training's but the policy's.
     """
 
     spec: RunSpec
@@ -70,6 +77,7 @@ class Member:
     trajectory: list[tuple[int, Metrics]] = field(default_factory=list)
     horizons: list[tuple[int, Metrics]] = field(default_factory=list)
     error: str = ""
+    crashed: bool = False
     seconds: float = 0.0
     extra_tokens: int = 0  # trained on branches
     read_tokens: int = 0  # that went forward through a model only: to evaluate it, or a reference
@@ -77,18 +85,14 @@ class Member:
     def begin(self, signals: Mapping[str, FloatArray]) -> None:
         """Ask the policy for its first segment."""
         self.drawn_D: IntArray = np.zeros(len(self.course.names), dtype=np.int64)
-        self.state = self.spec.feed.init(self.course.names, self._feedback(signals))
-        self._enter(0)
+        with self._alone():
+            self.state = self.spec.feed.init(self.course.names, self._feedback(signals))
+            self._enter(0)
 
     @property
     def ended(self) -> bool:
         """Whether nothing is left to train."""
         return bool(self.error) or self.step >= self.course.steps
-
-    @property
-    def w_D(self) -> FloatArray:
-        """The mixture that it trains on now."""
-        return self.segment.mixture.array(self.course.names)
 
     @property
     def traced(self) -> tuple[Segment, ...]:
@@ -103,9 +107,10 @@ class Member:
     def hear(self, signals: Mapping[str, FloatArray]) -> None:
         """End the segment: tell the policy what was measured, and ask it what comes next."""
         self.trace = list(self.traced)
-        self.state = self.spec.feed.update(self.state, self._feedback(signals))
-        if self.step < self.course.steps:
-            self._enter(self.step)
+        with self._alone():
+            self.state = self.spec.feed.update(self.state, self._feedback(signals))
+            if self.step < self.course.steps:
+                self._enter(self.step)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data from which `resume` goes on."""
@@ -124,10 +129,11 @@ class Member:
 
     def resume(self, body: Mapping[str, Any]) -> None:
         """Bring a fresh member to where `to_json` saw it."""
-        self.state = self.spec.feed.load(body["state"])
         self.drawn_D = np.array(body["drawn"], dtype=np.int64)
         self.trace = [Segment(Mixture(mixture), tokens) for mixture, tokens in body["trace"]]
-        self._enter(sum(segment.tokens for segment in self.trace) // self.course.step_tokens)
+        with self._alone():
+            self.state = self.spec.feed.load(body["state"])
+            self._enter(sum(segment.tokens for segment in self.trace) // self.course.step_tokens)
         self.tallies = {name: Tally(*both) for name, both in body["tallies"].items()}
         self.step = body["step"]
         self.trajectory = [(tokens, metrics) for tokens, metrics in body["trajectory"]]
@@ -135,21 +141,33 @@ class Member:
         self.seconds = body["seconds"]
         self.extra_tokens, self.read_tokens = body["extra_tokens"], body["read_tokens"]
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """What its policy raises ends this run and no other."""
+        try:
+            yield
+        except Exception as e:  # noqa: BLE001 - a policy is anybody's program
+            self.error, self.crashed = said(e), True
+
     def _enter(self, step: int) -> None:
         """Read the policy's segment: at least one step long, at most to the end."""
-        self.segment, self.asked = self.spec.feed.segment(self.state), asked(self.spec.feed, self.state)
+        self.segment = self.spec.feed.segment(self.state)
+        self.w_D = self.segment.mixture.array(self.course.names)
         length = max(1, round(self.segment.tokens / self.course.step_tokens))
         self.until = min(self.course.steps, step + length)
+        self.asked = asked(self.spec.feed, self.state, last=self.until == self.course.steps)
         none = [0] * len(self.course.names)
         self.tallies = {s.name: Tally(none, none) for s in self.asked if isinstance(s, Train | Excess)}
+        if undeclared := self.asked - self.spec.feed.needs:
+            raise JobError(f"its policy asks for what it does not declare: {', '.join(sorted(map(repr, undeclared)))}.")
         for signal in self.asked:
-            if isinstance(signal, Drops) and self.until < self.course.steps:
+            if isinstance(signal, Drops):
                 self._check_probe(probe_steps(signal, self.course.steps), length)
 
     def _check_probe(self, steps: int, length: int) -> None:
         if steps > length:
             raise JobError(
-                f"run {self.spec.id}: its policy probes for {steps} of {self.course.steps} steps after a segment of {length}. "
+                f"its policy probes for {steps} of {self.course.steps} steps after a segment of {length}. "
                 "Ask for shorter probes, for fewer and longer segments, or for a longer run (proxies.tokens)."
             )
 
@@ -170,8 +188,3 @@ class Branch:
     def blocks(self, done: int, steps: int, drawn_D: IntArray) -> tuple[IntArray, IntArray]:
         """Block numbers [T, B] of the steps after `done` ones, and the rows [D] drawn after them."""
         return self.member.sampler.blocks(self.w_D, self.member.step + done, steps, drawn_D)
-
-
-def probe_steps(signal: Drops, steps: int) -> int:
-    """Steps of a probe of a run of so many: one at least."""
-    return max(1, round(signal.part * steps))

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from mixopt.errors import JobError, RunFailed
 from mixopt.mixture import FloatArray
-from mixopt.policy import Drops, Excess, Gram, Signal, Train, Valid
+from mixopt.policy import Drops, Excess, Gram, Signal, Train, Valid, probe_steps
 from mixopt.runs import RunSpec
 from proxies import checkpoint
 from proxies.evaluate import HeldOut
-from proxies.members import Branch, Member, probe_steps
+from proxies.members import Branch, Member, said
 from proxies.optim import Horizon
 from proxies.parameters import Layout
 from proxies.program import Program
@@ -37,22 +37,36 @@ Found = dict[int, FloatArray]  # what was measured, by slot
 WHAT = {"valid": "held-out loss", "gram": "gradient of the head", "drops": "held-out loss of a probe"}
 
 
-def check(specs: Sequence[RunSpec], weights: Path | None) -> None:
-    """Raise RunFailed for what cannot be measured or kept, JobError for numbers that make no sense."""
+def refused(specs: Sequence[RunSpec], weights: Path | None) -> dict[str, str]:
+    """Why runs cannot be made by this trainer, by the id of those that cannot."""
+    found = {}
     for spec in specs:
-        names = sorted(signal.name for signal in spec.feed.needs)
-        unknown = sorted(signal.name for signal in spec.feed.needs if not isinstance(signal, Signal))
-        if unknown:
-            raise RunFailed(f"run {spec.id}: this trainer cannot measure {', '.join(unknown)}.")
-        if len(set(names)) < len(names):
-            raise RunFailed(f"run {spec.id}: its policy asks for the same signal in two ways ({', '.join(names)}).")
-        if weights is None and (spec.keep or "excess" in names):
-            raise RunFailed(
-                f"run {spec.id}: keeps weights or refers to some; this trainer was given no folder for them."
-            )
-        for signal in spec.feed.needs:
-            for problem in _problems(signal):
-                raise JobError(f"run {spec.id}: signal {signal.name}: {problem}")
+        try:
+            check(spec, weights)
+        except Exception as e:  # noqa: BLE001 - a policy is anybody's program
+            found[spec.id] = said(e)
+    return found
+
+
+def check(spec: RunSpec, weights: Path | None) -> None:
+    """Raise RunFailed for what cannot be measured or kept, JobError for numbers that make no sense.
+
+    And for a reference that is not there, what `checkpoint.kept` raises.
+    """
+    needs = spec.feed.needs
+    names = sorted(signal.name for signal in needs)
+    unknown = sorted(signal.name for signal in needs if not isinstance(signal, Signal))
+    if unknown:
+        raise RunFailed(f"this trainer cannot measure {', '.join(unknown)}.")
+    if len(set(names)) < len(names):
+        raise RunFailed(f"its policy asks for the same signal in two ways ({', '.join(names)}).")
+    if weights is None and (spec.keep or "excess" in names):
+        raise RunFailed("it keeps weights or refers to some; this trainer was given no folder for them.")
+    for signal in needs:
+        for problem in _problems(signal):
+            raise JobError(f"signal {signal.name}: {problem}")
+    if weights is not None:
+        references([spec], weights, "cpu")
 
 
 def _problems(signal: Signal) -> Iterator[str]:

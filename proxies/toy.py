@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixopt.mixture import FloatArray, Segment
-from mixopt.policy import Drops, Excess, Feedback, Gram, Signal, Train, Valid, asked, plain
+from mixopt.policy import Drops, Excess, Feedback, Gram, Signal, Train, Valid, asked, plain, probe_steps
 from mixopt.runs import Cost, RunRecord, RunSpec
 
 FLOOR = 0.02  # skill before any training
@@ -73,15 +73,16 @@ class Toy:
         start = {signal.name: self.measured(signal, n_D, n_D) for signal in spec.feed.needs if signal.name == "valid"}
         state = spec.feed.init(self.names, Feedback(0, total, start))
         while seen < total:
-            segment, wanted = spec.feed.segment(state), asked(spec.feed, state)
+            segment = spec.feed.segment(state)
             w_D, tokens = segment.mixture.array(self.names), min(max(1, segment.tokens), total - seen)
             trajectory += [
                 (m, self.losses_D(n_D + w_D * (m - seen) / total)) for m in marks if seen < m <= seen + tokens
             ]
             n_D, seen = n_D + w_D * tokens / total, seen + tokens
             trace.append(Segment(segment.mixture, tokens))
+            wanted = asked(spec.feed, state, last=seen == total)
             signals = {signal.name: self.measured(signal, n_D, w_D) for signal in wanted}
-            extra += sum(len(w_D) * max(1, round(s.part * total)) for s in wanted if isinstance(s, Drops))
+            extra += sum(len(w_D) * probe_steps(s, total) for s in wanted if isinstance(s, Drops))
             state = spec.feed.update(state, Feedback(seen, total, signals))
         rng = np.random.default_rng([int(spec.id[:8], 16), spec.seed])
         noise_D = self.noise * rng.standard_normal(len(self.names))

@@ -2,8 +2,8 @@
 
 Up to K runs train together in the slots of a stack. They share shape, length and precision; each has its own policy,
 seed, data, learning rate and weight decay, and is at a step of its own: a run that ends leaves its slot to the next one in
-the queue, without anything being compiled again. A member whose loss is no longer finite becomes a failed record; its
-arithmetic never meets that of its mates.
+the queue, without anything being compiled again. A member whose loss is no longer finite becomes a failed record, and
+so does one whose policy raises: neither its arithmetic nor its exceptions ever meet those of its mates.
 
 Shapes: K stack, D domains, T steps, B batch rows, S sequence, P parameters of one model.
 """
@@ -64,19 +64,20 @@ class Trainer:
     def __call__(self, specs: Sequence[RunSpec]) -> Iterator[RunRecord]:
         """Train these specs, which must be stackable. Yields a record for each as it ends.
 
-        Raises RunFailed for specs that cannot share a stack or ask for what cannot be measured, DataError for other
-        data, DeviceLost for a dead GPU.
+        A run that asks for what cannot be measured, or whose policy raises, gets a crashed record. Raises RunFailed for
+        specs that cannot share a stack, DataError for other data, DeviceLost for a dead GPU.
         """
-        manifest, waiting = Manifest.load(self.data), list(specs)
+        manifest = Manifest.load(self.data)
         proxy = _shared_proxy(specs, manifest)
-        signals.check(specs, self.weights)
-        wanted = min(len(specs), self.slots or len(specs))
-        slots = 0
+        refused = signals.refused(specs, self.weights)
+        yield from (RunRecord(spec, error=refused[spec.id]) for spec in specs if spec.id in refused)
+        waiting = [spec for spec in specs if spec.id not in refused]
+        wanted, slots = min(len(waiting), self.slots or len(waiting)), 0
         while waiting:
             full = False
             try:
                 rows = _rows(self.data, proxy.sequence, self.device)
-                slots = slots // 2 if slots else self._width(wanted, specs, manifest)
+                slots = slots // 2 if slots else self._width(wanted, waiting, manifest)
                 for record in Stack(manifest, rows, waiting, slots, self).train():
                     waiting.remove(record.spec)
                     stack = str(slots) if slots >= wanted else f"{slots} of {wanted} asked for: memory"
@@ -135,7 +136,7 @@ class Stack:
     def train(self) -> Iterator[RunRecord]:
         """Every step of every run; a record as each ends."""
         kept, pause = time.monotonic(), self.trainer.every
-        while self._seated():
+        while self.queue or self._alive():
             yield from self.turn()
             if self.trainer.partial is not None and time.monotonic() - kept >= pause:
                 began = time.monotonic()
@@ -145,7 +146,10 @@ class Stack:
 
     def turn(self) -> Iterator[RunRecord]:
         """The steps up to where some run needs something, and that; a record of each run that has ended."""
-        alive, began = self._seated(), time.perf_counter()
+        yield from self._seat()
+        alive, began = self._alive(), time.perf_counter()
+        if not alive:
+            return
         self._advance(min(self.chunk, *(self._distance(member) for _, member in alive)))
         if time.perf_counter() - began > self.trainer.every / 4:
             self.chunk = max(1, self.chunk // 2)  # keep chunks short where steps are slow
@@ -154,16 +158,15 @@ class Stack:
         for slot, member in alive:
             member.seconds += share
             if member.ended:
-                self.members[slot] = None
-                self._leave(slot, member)
-                yield self._record(member)
+                yield self._leave(slot, member)
 
-    def _seated(self) -> list[tuple[int, Member]]:
-        """The runs in training, once every free slot has gone to a run in the queue."""
-        for slot, member in enumerate(self.members):
-            if member is None and self.queue:
-                self._join(slot, self.queue.popleft())
-        return self._alive()
+    def _seat(self) -> Iterator[RunRecord]:
+        """Give every free slot to a run in the queue; a record of each that cannot begin."""
+        for slot in range(len(self.members)):
+            while self.members[slot] is None and self.queue:
+                member = self._join(slot, self.queue.popleft())
+                if member.ended:
+                    yield self._leave(slot, member)
 
     def _alive(self) -> list[tuple[int, Member]]:
         return [(slot, member) for slot, member in enumerate(self.members) if member is not None]
@@ -174,7 +177,7 @@ class Stack:
         ahead = [event for event in events if event > member.step]
         return min(member.until, *ahead) - member.step
 
-    def _join(self, slot: int, spec: RunSpec) -> None:
+    def _join(self, slot: int, spec: RunSpec) -> Member:
         """Give a free slot to a run: its initial parameters, or those it was left with."""
         supply = [max(1, spec.proxy.supply[name] // spec.proxy.sequence) for name in self.course.names]
         sampler = Sampler(self.store, self.course.names, supply, spec.proxy.batch, spec.seed)
@@ -189,11 +192,14 @@ class Stack:
             member.begin(self.signals.before(member, self.state.weights[slot]))
         else:
             member.resume(left[1]["member"])
+        return member
 
-    def _leave(self, slot: int, member: Member) -> None:
-        """Keep the weights of a good run that is to keep them: before its record, which then is complete."""
+    def _leave(self, slot: int, member: Member) -> RunRecord:
+        """Free a slot. The weights of a good run that is to keep them are kept before there is a record, which then is complete."""
+        self.members[slot] = None
         if member.spec.keep and not member.error and self.trainer.weights is not None:
             checkpoint.keep(self.trainer.weights, member.spec.id, self.state.weights[slot].cpu(), member.spec.proxy)
+        return self._record(member)
 
     def _advance(self, steps: int) -> None:
         """Train all members for some steps: data first, then the updates, then a look at the losses."""
@@ -295,6 +301,8 @@ class Stack:
             checkpoint.save(folder, member.spec.id, tensors, body)
 
     def _record(self, member: Member) -> RunRecord:
+        if member.crashed:
+            return RunRecord(member.spec, error=member.error, machine=machine(self.trainer))
         names, sequence = self.manifest.names, self.proxy.sequence
         tokens = member.step * self.course.step_tokens + member.extra_tokens
         per_token = self.layout.shape.flops(self.layout.vocabulary)

@@ -22,6 +22,7 @@ from mixopt.policies.audited import Audited, State
 from mixopt.policy import Drops, Feedback, Signal, Valid, knobs, plain, tuples
 from mixopt.progress import Silent
 from mixopt.runs import RunRecord, RunSpec
+from mixopt.store import Store
 from mixopt.study import Study
 from pipelines.local_executor import LocalExecutor
 from pipelines.search import run as search
@@ -66,7 +67,8 @@ class Follower:
 
     def update(self, state: tuple[Any, ...], feedback: Feedback) -> tuple[Any, ...]:
         names, done, total, p, _ = state
-        assert set(feedback.signals) == {signal.name for signal in self.needs}
+        ended = {"drops"} if feedback.seen == feedback.total else set()  # nothing is probed after the last token
+        assert set(feedback.signals) == {signal.name for signal in self.needs} - ended
         losses_D = feedback.signals["valid"]
         return names, done + 1, total, tuple((p * np.exp(self.eta * losses_D)).tolist()), tuple(losses_D.tolist())
 
@@ -178,6 +180,7 @@ def test_probes_below_a_step_are_refused() -> None:
     start = Feedback(0, 1000, {"valid": np.ones(2)}, step=100)
     with pytest.raises(JobError, match="a probe of 0.05 of 1,000 tokens is less than a step of 100. Give at least 0.1"):
         Audited(Follower(), (0.5,), 0.05).init(("a", "b"), start)
+    Audited(Follower(extra=Drops(0.05)), (0.5,), 0.05).init(("a", "b"), start)  # a step, for the policy itself too
 
 
 def know(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,6 +299,53 @@ def test_audit_of_a_comparison(mixopt: Run, searched: Path) -> None:
     assert uniform["why"].startswith("no linear dynamic law: its runs stay on the mixtures")
     assert f"uniform: {uniform['why']}" in said
     assert [row["method"] for row in mixopt("audit", searched, "--methods", "follower")[1]["methods"]] == ["follower"]
+
+
+@dataclass(frozen=True)
+class Hasty(Follower):
+    """The same in short rounds."""
+
+    rounds: int = 100
+
+
+def with_hasty(searched: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, RunRecord]:
+    """A comparison in which a second method has segments of a hundredth of its run."""
+    monkeypatch.setitem(POLICIES, "hasty", lambda body: Hasty(body["rounds"], body["eta"]))
+    monkeypatch.setattr(Hasty, "to_json", lambda self: {"policy": "hasty", **knobs(self)})
+    results = json.loads((searched / "results.json").read_text())
+    store, (own,) = Store(Path(results["store"])), results["policies"]
+    spec = replace(store.find(own["run"]).spec, feed=Hasty())
+    (record,) = Linear(tuple(spec.proxy.supply))([spec])
+    store.add(record)
+    return compared(searched, policies=[own, {**own, "method": "hasty", "run": spec.id}]), record
+
+
+def test_probes_are_as_short_as_a_methods_segments(
+    mixopt: Run, searched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method of short segments is probed with what fits, and stops no other."""
+    folder, record = with_hasty(searched, monkeypatch)
+    found = mixopt("audit", folder)[1]
+    follower, _, hasty = found["methods"]
+    step = record.spec.proxy.batch * record.spec.proxy.sequence
+    longest = max(segment.tokens for segment in record.trace) // step * step
+    assert 0 < longest < 0.02 * record.spec.proxy.tokens
+    assert [len(row["runs"][0]["points"]) for row in (follower, hasty)] == [3, 3]
+    assert {point["probe"] for point in follower["runs"][0]["points"]} == {round(0.02 * record.spec.proxy.tokens)}
+    assert {point["probe"] for point in hasty["runs"][0]["points"]} == {longest}
+    (note,) = found["notes"]
+    assert note.startswith("hasty: its probes train 0.00") and note.endswith(
+        "of a run, not 0.02: no segment is longer."
+    )
+
+
+def test_a_part_that_was_given_is_not_lowered(mixopt: Run, searched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = with_hasty(searched, monkeypatch)
+    follower, _, hasty = mixopt("audit", folder, "--part", 0.02)[1]["methods"]
+    assert follower["why"] is None and follower["fidelity"] is not None
+    assert "is longer than hasty's longest segment" in hasty["why"]
+    code, found, _ = mixopt("audit", folder, "--part", 0.02, "--methods", "hasty")
+    assert code == 2 and "is longer than hasty's longest segment" in found["error"]
 
 
 def test_a_policy_without_a_matrix_is_listed(mixopt: Run, searched: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Generic
 
 from mixopt.errors import JobError
 from mixopt.mixture import Segment
-from mixopt.policy import Drops, Feedback, OnlinePolicy, S, Signal, Valid, asked, tuples
+from mixopt.policy import Drops, Feedback, OnlinePolicy, S, Signal, Valid, asked, probe_steps, tuples
 
 Row = tuple[float, ...]
 
@@ -103,10 +103,10 @@ class Audited(Generic[S]):
         return next((signal for signal in self.policy.needs if isinstance(signal, Valid)), Valid())
 
     def init(self, names: Sequence[str], start: Feedback) -> State[S]:
-        """The inner policy's start. Raises JobError for probes of less than a step."""
-        if self._drops.part * start.total < start.step:
+        """The inner policy's start. Raises JobError for probes of less than a step, unless they are the policy's own."""
+        if self._drops not in self.policy.needs and self.part * start.total < start.step:
             raise JobError(
-                f"audit: a probe of {self._drops.part:g} of {start.total:,} tokens is less than a step of {start.step:,}. "
+                f"audit: a probe of {self.part:g} of {start.total:,} tokens is less than a step of {start.step:,}. "
                 f"Give at least {start.step / start.total:.3g}."
             )
         inner = self.policy.init(names, _only(self.policy.needs, start))
@@ -153,8 +153,8 @@ class Audited(Generic[S]):
         return max(1, round(self.segment(state).tokens / state.step)) * state.step
 
     def _probe(self, state: State[S]) -> int:
-        """Tokens of a probe, rounded likewise."""
-        return max(1, round(self._drops.part * state.total / state.step)) * state.step
+        """Tokens of a probe, as the trainer counts its steps."""
+        return probe_steps(self._drops, state.total // state.step) * state.step
 
     def _reached(self, state: State[S]) -> Row:
         """The points that the segment reaches, or that are waiting for one which is long enough."""

@@ -126,7 +126,7 @@ class Greedy:
         return Mixture.from_array(tuple(state), w_D / w_D.sum())
 
     def load(self, body: dict) -> Mixture:
-        return Mixture(body["proportions"])
+        return Mixture(body)
 
     def to_json(self) -> dict:
         return {"policy": "greedy"}
@@ -167,7 +167,7 @@ def test_checkpoint_of_another_arithmetic_is_left_alone(corpus: Manifest, proxy:
     assert resumed.metrics == straight.metrics
 
 
-class Enough(Exception):
+class Enough(BaseException):
     """Stops a training from inside its policy."""
 
 
