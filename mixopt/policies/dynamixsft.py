@@ -102,7 +102,9 @@ class DynamixSFT:
         return Segment(state.now, state.round.tokens)
 
     def update(self, state: State, feedback: Feedback) -> State:
-        """Look ahead, remember, prefer."""
+        """Look ahead, remember, prefer. After the last token there is no look-ahead, and nothing to prefer for."""
+        if "drops" not in feedback.signals:
+            return replace(state, round=state.round.after(feedback))
         r_K = rewards(feedback.signals["valid"], np.diag(feedback.signals["drops"]))
         Q_K = self.memory * np.array(state.value) + (1 - self.memory) * r_K
         p_K = proportions(Q_K, np.array(state.prior), self.beta, self.gamma)
