@@ -60,6 +60,19 @@ def test_a_cap_counts_the_whole_run_and_the_policy_recovers() -> None:
     assert segments[2].mixture["a"] == pytest.approx(0, abs=1e-9)
 
 
+def test_a_pace_leaves_some_for_the_end() -> None:
+    """a may be .2 of the run and is wanted at .5: paced, it is drawn at .2 all along, after a start of 50 tokens more."""
+    rounds = Scheduled(
+        Schedule(tuple((k / 10, P if k % 2 else Mixture({"a": 0.5, "b": 0.2, "c": 0.3})) for k in range(10)))
+    )
+    hasty, paced = (walk(Limited(rounds, {"a": 0.2}, 4, ahead=ahead)) for ahead in (1.0, 0.05))
+    assert [s.mixture["a"] for s in hasty[:5]] == pytest.approx([0.5, 0.5, 0.5, 0.5, 0.0], abs=1e-9)
+    assert [s.mixture["a"] for s in paced[:5]] == pytest.approx([0.3, 0.2, 0.2, 0.2, 0.2])
+    assert drawn(paced, "a") == pytest.approx(200)
+    only_a = Scheduled(Schedule(((0.0, Mixture({"a": 1.0, "b": 0.0, "c": 0.0})), (0.1, TURN))))
+    assert walk(Limited(only_a, {"a": 0.2}, 4, ahead=0.05))[0].mixture["a"] == 1  # it wants nothing else
+
+
 def test_running_dry_is_an_error_where_it_is_to_be_one() -> None:
     policy = Limited(Fixed(P), {"a": 0.2}, 4, dry="error")
     state = policy.init(NAMES, Feedback(0, 1000, {}))

@@ -22,6 +22,7 @@ from mixopt.runs import RunRecord, RunSpec
 from mixopt.space import MixtureSpace
 from mixopt.study import Adapting, Recommendation, Study
 
+AHEAD = 0.05  # of a run: enough for a probe of a scarce domain
 TOLD = 4  # domains named in a sentence about a schedule
 
 
@@ -70,7 +71,8 @@ def limited(policy: OnlinePolicy[Any], space: MixtureSpace) -> OnlinePolicy[Any]
     """The policy within the epoch caps of the real run; itself where no cap can bind."""
     cap_D = space.max_epochs * space.tokens_D / space.target_tokens
     caps = {name: float(cap) for name, cap in zip(space.names, cap_D, strict=True) if cap < 1}
-    return Limited(policy, caps, space.max_epochs) if caps else policy
+    ahead = AHEAD if policy.needs else 1.0  # what was planned is followed
+    return Limited(policy, caps, space.max_epochs, ahead=ahead) if caps else policy
 
 
 def recommend(method: Adapting, study: Study, rng: np.random.Generator) -> Recommendation:

@@ -32,7 +32,7 @@ def _fixed(body: Mapping[str, Any]) -> Fixed:
 
 
 def _limited(body: Mapping[str, Any]) -> Limited:
-    return Limited(from_json(body["inner"]), body["caps"], body["max_epochs"], body["dry"])
+    return Limited(from_json(body["inner"]), body["caps"], body["max_epochs"], body["dry"], body["ahead"])
 
 
 def _scheduled(body: Mapping[str, Any]) -> Scheduled:

@@ -3,6 +3,8 @@
     left_j = cap_j T - drawn_j                          T tokens of the run, drawn so far
     w_j = min(p_j, left_j / n)                          for a segment of n tokens that wants p; what is cut goes to the
                                                         others in proportion to theirs, until none exceeds its own
+    left_j <= cap_j (seen + n + ahead T) - drawn_j      so that a policy does not use up in the beginning what little
+                                                        there is of a domain, and forget it by the end
 
 The policy is told what was trained, and its state is its own: a proportion that it lowers is free again.
 
@@ -59,12 +61,15 @@ class Limited:
 
     `caps` are what MixtureSpace calls epoch caps, max_epochs * available / run tokens: parts of the run, so that the same
     policy feeds runs of any length whose text grows with them. A domain without a cap has none.
+    `ahead` is how far the draws may run ahead of an even pace, as a part of the run: 1 leaves the pace to the policy, as
+    a planned schedule wants it.
     """
 
     policy: OnlinePolicy[Any]
     caps: Mapping[str, float]
     max_epochs: float
     dry: Dry = "cap"
+    ahead: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the caps."""
@@ -120,17 +125,20 @@ class Limited:
         tokens = min(steps * state.step, max(1, state.total - state.seen))
         p_D = wanted.mixture.array(state.names)
         most_D = np.maximum(self._caps(state.names) * state.total - np.array(state.drawn), 0) / tokens
-        if (p_D <= most_D + SLACK).all():
-            return wanted
-        if self.dry == "error":
+        if self.dry == "error" and (p_D > most_D + SLACK).any():
             raise RunFailed(self._said(state, p_D * tokens, int(np.argmax(p_D - most_D))))
-        w_D = filled(p_D, most_D)
+        paced_D = self._caps(state.names) * (state.seen + tokens + self.ahead * state.total) - np.array(state.drawn)
+        w_D = filled(p_D, np.clip(paced_D / tokens, 0, most_D))
+        if w_D.sum() < 1 - SLACK * len(w_D):  # the policy wants nothing else
+            w_D = filled(p_D, most_D)
         if w_D.sum() < 1 - SLACK * len(w_D):
             drawn = ", ".join(name for name, p in zip(state.names, p_D, strict=True) if p > 0)
             raise RunFailed(
                 f"after {state.seen:,} of {state.total:,} tokens the policy draws {drawn} alone, and these have reached "
                 f"{self.max_epochs:g} epochs. Raise max_epochs, or give the policy more domains."
             )
+        if np.array_equal(w_D, p_D):
+            return wanted
         return Segment(Mixture.from_array(state.names, w_D / w_D.sum()), wanted.tokens)
 
     def update(self, state: State, feedback: Feedback) -> State:
@@ -147,7 +155,7 @@ class Limited:
 
     def to_json(self) -> dict[str, Any]:
         """`{"policy": "limited", "inner": {...}, ...}`."""
-        knobs = {"caps": plain(self.caps), "max_epochs": self.max_epochs, "dry": self.dry}
+        knobs = {"caps": plain(self.caps), "max_epochs": self.max_epochs, "dry": self.dry, "ahead": self.ahead}
         return {"policy": "limited", "inner": self.policy.to_json(), **knobs}
 
     def _caps(self, names: Sequence[str]) -> FloatArray:
