@@ -49,7 +49,8 @@ ROWS = {
     "aioli, memoryless": make("aioli", {"ema": 0.1, "eta": 5.0}),
     "skillit": make("skillit", {}),
     "skillit, pairs": make("skillit", {"edges": "pairs"}),
-    **{name: make(name, {}) for name in ONLINE if name not in ("grape", "rnb")},
+    "dynamixsft": make("dynamixsft", {"rounds": 10}),  # a look-ahead takes a step of each domain
+    **{name: make(name, {}) for name in ONLINE if name not in ("dynamixsft", "grape", "rnb")},
 }
 SEARCHING = [name for name in ROWS if name.partition(",")[0] in ("regmix", "olmix") or name == "regmixd"]
 FOLLOWING = [
