@@ -34,8 +34,6 @@ from pipelines.readers import Part
 from pipelines.tokenizer import Encoder, TokenArray
 
 FORMAT = "mixopt.data/v2"
-SHARD_TOKENS = 1 << 28
-THREADS = min(4, os.cpu_count() or 1)  # that encode; one more reads, which takes a sixth of the time
 BATCH_BYTES = 1 << 21  # of text, encoded at once
 SAMPLE_BYTES = 1 << 25  # of text, on which a tokenizer is trained
 SAMPLE_PART = 1 << 16  # of it, from each file that is sampled, at least
@@ -79,33 +77,6 @@ class HeldOut:
         """Whether no domain could hold this document out."""
         digest = _digest(raw)
         return digest >= self.limit and digest not in self.digests
-
-
-@dataclass
-class Shards:
-    """One side of a domain as it is written: its token files, counts, and a running hash of the tokens."""
-
-    root: Path
-    stem: str
-    suffix: str
-    split: Split = field(default_factory=Split)
-    digest: Any = field(default_factory=hashlib.sha256)
-
-    def append(self, documents: Sequence[TokenArray], size: int) -> None:
-        """Write documents of `size` bytes of text to the last shard, or to a new one where they would not fit."""
-        ids = np.concatenate(documents)
-        *full, last = self.split.shards or (Shard(f"{self.stem}-00000.{self.suffix}", 0),)
-        if last.tokens and last.tokens + len(ids) > SHARD_TOKENS:
-            full, last = [*full, last], Shard(f"{self.stem}-{len(full) + 1:05d}.{self.suffix}", 0)
-        with (self.root / last.path).open("ab") as f:
-            f.write(ids.tobytes())
-        self.digest.update(ids)
-        self.split = Split(
-            self.split.tokens + len(ids),
-            self.split.bytes + size,
-            self.split.documents + len(documents),
-            (*full, replace(last, tokens=last.tokens + len(ids))),
-        )
 
 
 def prepare(config: DataConfig, store: Path, progress: Progress) -> Manifest:
@@ -211,10 +182,10 @@ def _tokenise(
     (out / corpus.name).mkdir()
     dropped = 0
     with ThreadPoolExecutor(THREADS) as pool:
-        for batch in _ahead(pool, partial(_encoded, encoder), _batches(sided)):
+        for batch in ahead(pool, partial(_encoded, encoder), _batches(sided)):
             for side, count, size, documents in batch:
                 if documents:
-                    shards[side].append(documents, size)
+                    shards[side].append(np.concatenate(documents), count, size)
                 dropped += count if side == "dropped" else 0
                 advance(size)
     train, valid = shards["train"], shards["valid"]
@@ -231,17 +202,6 @@ def _encoded(encoder: Encoder, batch: list[tuple[str, str, int]]) -> list[tuple[
         documents = encoder.encode(texts) if side != "dropped" else []
         found.append((side, len(texts), sum(size for own, _, size in batch if own == side), documents))
     return found
-
-
-def _ahead(pool: ThreadPoolExecutor, act: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`act` on every item in other threads, the results in order; as many items ahead as there are threads."""
-    flying: deque[Future[R]] = deque()
-    for item in items:
-        flying.append(pool.submit(act, item))
-        if len(flying) > THREADS:
-            yield flying.popleft().result()
-    while flying:
-        yield flying.popleft().result()
 
 
 def _checked(domain: Domain, config: DataConfig) -> Domain:

@@ -236,7 +236,7 @@ def test_shards_hold_whole_documents_and_are_filled_in_turn(
     tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = prepare(config(tmp_path), scratch, Silent())
-    monkeypatch.setattr(module, "SHARD_TOKENS", 1000)
+    monkeypatch.setattr(shards_module, "SHARD_TOKENS", 1000)
     monkeypatch.setattr(module, "BATCH_BYTES", 200)
     parts = prepare(config(tmp_path), scratch.with_name("other"), Silent())
     shards = parts["a"].train.shards
@@ -310,7 +310,7 @@ def test_an_error_in_the_middle_leaves_nothing_behind(tmp_path: Path, scratch: P
 
 
 def test_batches_come_back_in_order_and_few_are_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "THREADS", 3)
+    monkeypatch.setattr(shards_module, "THREADS", 3)
     taken: list[int] = []
 
     def batches() -> Iterator[int]:
@@ -323,7 +323,7 @@ def test_batches_come_back_in_order_and_few_are_ahead(monkeypatch: pytest.Monkey
         return -i
 
     with ThreadPoolExecutor(3) as pool:
-        for i, result in enumerate(module._ahead(pool, slow_at_first, batches())):
+        for i, result in enumerate(shards_module.ahead(pool, slow_at_first, batches())):
             assert result == -i
             assert len(taken) <= i + 4
 
@@ -332,7 +332,7 @@ def test_an_error_while_encoding_comes_through() -> None:
     encoder = module.tokenizer.make(BYTES, ())
     broken = [("train", "\ud800 no Unicode text", 3)]
     with ThreadPoolExecutor(1) as pool, pytest.raises(UnicodeEncodeError):
-        list(module._ahead(pool, partial(module._encoded, encoder), [broken]))
+        list(shards_module.ahead(pool, partial(module._encoded, encoder), [broken]))
 
 
 def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
