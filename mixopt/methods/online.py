@@ -103,8 +103,11 @@ def _notes(run: RunRecord, violations: Sequence[str]) -> Iterator[str]:
     yield in_words(run.schedule)
     if violations:
         yield f"That mean is not allowed here, the nearest allowed mixture is given: {'; '.join(violations)}."
-    if share := told(run.spec.feed, run.state).get("probe_share"):
+    said = told(run.spec.feed, run.state)
+    if share := said.get("probe_share"):
         yield f"{100 * share:.0f} % of that run's tokens went to probes, whose mean is the uniform mixture."
+    if cut := said.get("cut_rounds"):
+        yield f"In {cut:.0f} rounds a scarce domain cut a probe short, and the mixture stayed as it was."
 
 
 def in_words(schedule: Schedule) -> str:
