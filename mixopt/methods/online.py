@@ -82,9 +82,7 @@ def recommend(method: Adapting, study: Study, rng: np.random.Generator) -> Recom
     """
     run, space = study.swarm.records[-1], study.space
     if run.error:
-        raise RunFailed(
-            f"run {run.spec.id}: {run.error.strip().splitlines()[-1]}. A lower proxies.learning_rate helps."
-        )
+        raise RunFailed(f"run {run.spec.id}: {run.why}. A lower proxies.learning_rate helps.")
     violations = space.violations(run.mixture)
     evidence: dict[str, Any] = {"how": "followed", "proposer_notes": tuple(_notes(run, violations))}
     if not violations:
