@@ -51,7 +51,7 @@ ORDER = [
     ["space", "repetition"],
     ["constraints", "compositional", "limits"],
     ["barrier", "polytope"],
-    ["mixture", "domains"],
+    ["mixture", "domains", "ladder"],
     ["errors", "files"],
 ]
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
