@@ -104,7 +104,7 @@ class Full(Section):
     compile: bool | None = None
     activation_checkpointing: Literal["none", "full"] = "none"
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
-    feed: Annotated[dict[str, Any], BeforeValidator(_feed)] = {"policy": STATIC}
+    feed: Annotated[dict[str, Any], BeforeValidator(_feed)] = Field(default_factory=lambda: {"policy": STATIC})
     valid_every: Positive | None = None
     valid_tokens: Positive | None = None
     log_every: Positive | None = None

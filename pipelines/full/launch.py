@@ -1,0 +1,109 @@
+"""Starts the workers of a full run: by torchrun on this machine, or by Ray Train on its own or a cluster's.
+
+Both start all workers again when one is lost, as often as `launch.restarts` says, and training goes on from the last
+complete checkpoint. Workers end with the driver: run the same command again, and it goes on alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from mixopt.errors import JobError, RunFailed
+from pipelines.full.course import RECORD, Course
+from pipelines.full.worker import DRIVER_LOCK, FAILURE, FOLLOW, hold
+from pipelines.local_executor import ONE_THREAD
+
+PATIENCE = 5.0  # seconds in which workers of a driver that was killed have ended
+GRACE = 60.0  # seconds that workers may take to save and end when the driver is stopped
+TOLD = 12  # lines of a worker's log in an error
+
+
+def launch(course: Course) -> None:
+    """Train until the run is finished. Raises RunFailed for one that failed, JobError for one that is under way."""
+    with driving(course.folder):
+        (course.folder / FAILURE).unlink(missing_ok=True)
+        if course.full.launch.by == "ray":
+            from pipelines.full.ray_train import train
+
+            train(course)
+        else:
+            torchrun(course)
+        if (failure := course.folder / FAILURE).exists():
+            raise RunFailed(json.loads(failure.read_text(encoding="utf-8"))["error"])
+        if not (course.folder / RECORD).exists():
+            raise RunFailed("the workers ended before the run did. Run the same command again to go on.")
+
+
+@contextlib.contextmanager
+def driving(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run. Raises JobError while another process holds it."""
+    lock = hold(folder / DRIVER_LOCK, PATIENCE)
+    if lock is None:
+        raise JobError(f"{folder}: another mixopt train is at work here. Wait for it, or end it first.")
+    with lock:
+        yield
+
+
+def torchrun(course: Course) -> None:
+    """Workers of this machine. Raises RunFailed if they were lost more often than they may be."""
+    logs = course.folder / "logs"
+    process = subprocess.Popen(
+        [*command(course), "--log-dir", str(logs), "--redirects", "3", *entry(course)],
+        env=environment(course),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        _, said = process.communicate()
+    except BaseException:  # the user's interrupt, or the end of this process
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+        process.kill()
+        process.communicate()
+        raise
+    if process.returncode and not (course.folder / FAILURE).exists():
+        tail = _tail(logs) or said.splitlines()[-TOLD:]
+        times = course.full.launch.restarts
+        raise RunFailed(
+            f"a worker was lost, and starting all again {times} times did not help. Its last words:\n"
+            + "\n".join(f"  {line}" for line in tail)
+            + f"\nThe last complete checkpoint is kept; the logs are in {logs}."
+        )
+
+
+def command(course: Course) -> list[str]:
+    """torchrun for this machine, over the loopback."""
+    asked = course.full.launch
+    return [
+        *(sys.executable, "-m", "torch.distributed.run"),
+        *("--nnodes", "1", "--nproc-per-node", str(course.workers)),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"),
+        *("--max-restarts", str(asked.restarts), "--monitor-interval", "0.5"),
+    ]
+
+
+def entry(course: Course) -> list[str]:
+    """What each worker runs."""
+    return ["-m", "pipelines.full.worker", str(course.searched.directory)]
+
+
+def environment(course: Course) -> dict[str, str]:
+    """Of the workers: on a CPU one thread each."""
+    own = {FOLLOW: "1", "PYTHONFAULTHANDLER": "1"}
+    return os.environ | own | (ONE_THREAD if course.full.launch.device == "cpu" else {})
+
+
+def _tail(logs: Path) -> list[str]:
+    """The end of the newest log that says something."""
+    files = sorted(logs.rglob("stderr.log"), key=lambda path: path.stat().st_mtime, reverse=True)
+    texts = (path.read_text(encoding="utf-8", errors="replace").strip() for path in files)
+    return next((text.splitlines()[-TOLD:] for text in texts if text), [])
