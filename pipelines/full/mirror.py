@@ -14,10 +14,10 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mixopt.errors import JobError
 from mixopt.progress import Progress
@@ -35,6 +35,9 @@ LINES = 20  # on the terminal, besides validations
 SHOWN = 8  # domains in a line of the terminal
 Event = Mapping[str, Any]
 Point = tuple[str, float, int]
+View = Callable[
+    [bool, Sequence[Event]], None
+]  # whether the file was cut back, and the events after those that were read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,25 +80,24 @@ def following(
     look is after the block. `say` is `Terminal.lines`. Nothing that goes wrong here raises or stops the training. After
     a restart, points that were shown before are left out.
     """
-    with ExitStack() as stack:
-        mlflow = None
-        with _harmless():
-            mlflow = Mlflow(run, uri) if uri else None
-        stack.callback(lambda: mlflow and mlflow.close())
-        screen = Screen(progress, say, stack, _furthest(run.folder / EVENTS))
-        views: list[View] = [screen, mlflow] if mlflow else [screen]
-        done = threading.Event()
-        thread = threading.Thread(target=_look_often, args=(run.folder / EVENTS, views, done), daemon=True)
-        thread.start()
-        try:
-            yield
-        except BaseException as e:
-            if mlflow:
-                mlflow.failure = f"{type(e).__name__}: {e}"
-            raise
-        finally:
-            done.set()
-            thread.join()
+    path, done, failure = run.folder / EVENTS, threading.Event(), ""
+    mlflow = Mlflow(run, uri) if uri else None
+    try:
+        with ExitStack() as stack:
+            views = [Screen(progress, say, stack, _next_token(path)).show, *([mlflow.show] if mlflow else [])]
+            thread = threading.Thread(target=_look_often, args=(path, views, done), daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                done.set()
+                thread.join()
+    except BaseException as e:
+        failure = f"{type(e).__name__}: {e}"
+        raise
+    finally:
+        if mlflow:
+            mlflow.close(failure)
 
 
 class Tail:
@@ -120,18 +122,17 @@ class Tail:
                 if not line.endswith(b"\n"):
                     break
                 self._position, self._last = self._position + len(line), line
-                events.append(json.loads(line))
+                with suppress(ValueError):  # two halves of lines that a crash left
+                    events.append(json.loads(line))
         return anew, events
 
 
 class Screen:
-    """A bar over the run's tokens, and a line now and then; lines of what was trained `before` are not said again."""
+    """A bar over the run's tokens, and a line now and then, of what was trained from the token `first` on."""
 
-    def __init__(
-        self, progress: Progress, say: Callable[[Sequence[str]], None], stack: ExitStack, before: int
-    ) -> None:
+    def __init__(self, progress: Progress, say: Callable[[Sequence[str]], None], stack: ExitStack, first: int) -> None:
         self._progress, self._say, self._stack = progress, say, stack
-        self._said, self._shown = before, 0
+        self._said, self._shown = first, 0
         self._target = 0
         self._advance: Callable[[float], None] = lambda amount: None
 
@@ -154,9 +155,6 @@ class Screen:
             self._advance(events[-1]["tokens"] - self._shown)
             self._shown = events[-1]["tokens"]
 
-    def end(self) -> None:
-        """Nothing: the bar goes with its context."""
-
 
 class Mlflow:
     """One run `full/NAME` in MLflow, written in parts; what the outbox holds already is not put there again."""
@@ -166,51 +164,61 @@ class Mlflow:
         self._post = Post(uri, run.folder)
         self._key, self._ended = f"full/{run.name}/{time.time_ns() // 10**6}", False
         self._latest: dict[str, int] = {}  # the step of each curve's last point
+        self._described = False
         for _, _, entry in self._post.outbox.read():
             self._key, self._ended = entry.key, entry.part == "last" and not entry.error
+            self._described |= "model" in entry.params
             for key, _, step in entry.metrics:
                 self._latest[key] = max(step, self._latest.get(key, -1))
         self._curves = Curves(run.available)
-        self.failure = ""
 
     def show(self, anew: bool, events: Sequence[Event]) -> None:
         """Append a part with the new points, if there are any."""
         if anew:
             self._curves = Curves(self._run.available)
-        points = [point for event in events for point in self._curves.add(event)]
-        fresh = [point for point in points if point[2] > self._latest.get(point[0], -1)]
-        self._latest |= {key: step for key, _, step in fresh}
+        fresh = []
+        for key, value, step in (point for event in events for point in self._curves.add(event)):
+            if step > self._latest.get(key, -1):
+                fresh.append((key, value, step))
+                self._latest[key] = step
         ending = any(event["kind"] == "end" for event in events)
         if (fresh or ending) and not self._ended:
-            self._post.outbox.append(self._entry(fresh, ending))
+            self._append(fresh, "last" if ending else "open")
             self._ended = ending
 
-    def end(self) -> None:
-        """Say that the training failed, if it did."""
-        if self.failure and not self._ended:
-            self._post.outbox.append(self._entry([], True, self.failure))
-
-    def close(self) -> None:
-        """Wait for MLflow, a little."""
+    def close(self, failure: str) -> None:
+        """Say that the training failed, if it did, and wait a little for MLflow."""
+        with self._post.mirroring("the failure"):
+            if failure and not self._ended:
+                self._append([], "last", failure)
         self._post.close()
 
-    def _entry(self, points: Sequence[Point], last: bool, error: str = "") -> Entry:
-        started = self._curves.started
-        told = {"model": started.get("model"), "parameters": started.get("parameters")}
-        told |= {"tokens": started.get("target_tokens"), "batch_tokens": started.get("batch_tokens")}
-        return Entry(
+    def _append(self, points: Sequence[Point], part: Literal["open", "last"], error: str = "") -> None:
+        entry = Entry(
             experiment=self._run.experiment,
             key=self._key,
             name=f"full/{self._run.name}",
-            tags={"mixopt.kind": "full", "mixopt.job": self._run.name, NOTE: "The real run on the recommended mixture."},
-            params={**self._run.params, **{key: str(value) for key, value in told.items() if value is not None}},
+            tags={
+                "mixopt.kind": "full",
+                "mixopt.job": self._run.name,
+                NOTE: "The real run on the recommended mixture.",
+            },
+            params={} if self._described else self._params(),
             metrics=points,
             error=error,
-            part="last" if last else "open",
+            texts={"failure.txt": error} if error else {},
+            part=part,
         )
+        self._post.outbox.append(entry)
+        self._described |= "model" in entry.params
 
-
-View = Screen | Mlflow
+    def _params(self) -> dict[str, str]:
+        """Said once, since MLflow refuses another value later."""
+        started = self._curves.started
+        if not started:
+            return {}
+        told = {"tokens": started["target_tokens"], **{k: started[k] for k in ("model", "parameters", "batch_tokens")}}
+        return {**self._run.params, **{key: str(value) for key, value in told.items()}}
 
 
 @dataclass
@@ -245,7 +253,9 @@ def summary(steps: Sequence[Event], available: Mapping[str, int]) -> dict[str, f
     last = steps[-1]
     epochs = {name: tokens / available[name] for name, tokens in last["drawn"].items() if available.get(name)}
     return {
-        **_means([{key: step.get(key) for key in ("loss", "tokens_per_second", "mfu", "data_share")} for step in steps]),
+        **_means(
+            [{key: step.get(key) for key in ("loss", "tokens_per_second", "mfu", "data_share")} for step in steps]
+        ),
         **numbers("loss", _means([step["domains"] for step in steps])),
         **numbers("proportions", _means([step["proportions"] for step in steps])),
         **numbers("epochs", epochs),
@@ -277,30 +287,25 @@ def _listed(values: Mapping[str, float]) -> str:
     return ", ".join(said) + (f" and {len(values) - SHOWN} more" if len(values) > SHOWN else "")
 
 
-def _furthest(path: Path) -> int:
-    """How many tokens the file tells of."""
-    furthest = 0
-    with _harmless():
-        furthest = max((event["tokens"] for event in Tail(path).read()[1]), default=0)
-    return furthest
+def _next_token(path: Path) -> int:
+    """The first token that the file does not tell of."""
+    with suppress(OSError, KeyError, TypeError):
+        return max((int(event["tokens"]) + 1 for event in Tail(path).read()[1]), default=0)
+    return 0
 
 
 def _look_often(path: Path, views: Sequence[View], done: threading.Event) -> None:
-    tail = Tail(path)
-    with _harmless():
-        ending = False
-        while not ending:
-            ending = done.wait(LOOK_SECONDS)
-            anew, events = tail.read()
-            for view in views:
-                view.show(anew, events)
-        for view in views:
-            view.end()
+    tail, ending = Tail(path), False
+    while not ending:
+        ending = done.wait(LOOK_SECONDS)
+        anew, events = tail.read()
+        views = [view for view in views if _shown(view, anew, events)]
 
 
-@contextmanager
-def _harmless() -> Iterator[None]:
+def _shown(view: View, anew: bool, events: Sequence[Event]) -> bool:
     try:
-        yield
+        view(anew, events)
+        return True
     except Exception as e:  # noqa: BLE001 - a mirror never stops the training
-        log.warning("the full run is no longer shown (%s: %s); it goes on.", type(e).__name__, e)
+        log.warning("the training goes on, but is shown no more (%s: %s).", type(e).__name__, e)
+        return False
