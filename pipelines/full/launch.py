@@ -81,7 +81,7 @@ def torchrun(course: Course) -> None:
 
 
 def command(course: Course) -> list[str]:
-    """torchrun for this machine, over the loopback."""
+    """Torchrun for this machine, over the loopback."""
     asked = course.full.launch
     return [
         *(sys.executable, "-m", "torch.distributed.run"),

@@ -277,7 +277,7 @@ class Pilot:
 
     def _line(self, step: int, heard: Heard) -> None:
         names, tally = self.course.names, self.line_tally
-        means = {name: loss for name, loss in zip(names, tally.mean_D.tolist(), strict=True) if loss == loss}
+        means = {name: loss for name, loss in zip(names, tally.mean_D.tolist(), strict=True) if np.isfinite(loss)}
         drawn = heard.batch.drawn_D * self.course.sequence
         self.events.append(
             "step",

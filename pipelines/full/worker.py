@@ -36,7 +36,7 @@ def work(run_dir: Path) -> None:
     kept = hold(folder / WORKER_LOCK, WAIT) if os.environ.get("RANK", "0") == "0" else None
     try:
         _train(run_dir)
-    except Exception as e:  # noqa: BLE001 - whatever it is, the driver shall say it
+    except Exception as e:
         said = hopeless(e)
         if said is None:
             raise
