@@ -29,8 +29,8 @@ from olmo_core.nn.lm_head import LMOutputWithLoss
 from olmo_core.nn.transformer import TransformerActivationCheckpointingMode, TransformerConfig
 from olmo_core.optim import WSD, AdamWConfig, CosWithWarmup, OptimGroupOverride
 from olmo_core.optim.scheduler import Scheduler
-from olmo_core.train import Duration, Trainer, TrainerConfig
-from olmo_core.train.callbacks import Callback, CheckpointerCallback
+from olmo_core.train import Duration, Trainer
+from olmo_core.train.callbacks import Callback, CheckpointerCallback, ConsoleLoggerCallback
 from olmo_core.train.callbacks.checkpointer import CheckpointRemovalStrategy
 from olmo_core.train.checkpoint import Checkpointer
 from olmo_core.train.train_module import TransformerTrainModule
@@ -52,8 +52,19 @@ from pipelines.full.stream import Batch, Stream
 from proxies.tokens import Rows
 
 UNREAD = 10  # steps whose losses stay on a GPU at most
-COLLECT = 100  # steps after which the engine's own log says more
+COLLECT = 100  # steps between lines of the engine's own log
 COSINE_END = 0.1  # of the peak learning rate, as in Llama 2 (arXiv:2307.09288)
+
+
+class Engine(Trainer):  # type: ignore[misc]
+    """The engine's trainer without its own metrics: the pilot's are all that is wanted.
+
+    The engine records how long an asynchronous checkpoint took when it is complete, which workers see at different
+    steps; then they reduce different sets of metrics and wait for each other for ever.
+    """
+
+    def record_metric(self, *given: Any, **named: Any) -> None:
+        """Nothing."""
 
 
 class Loader(DataLoaderBase):  # type: ignore[misc]
@@ -189,9 +200,9 @@ class Keeper(CheckpointerCallback):  # type: ignore[misc]
         self._remove_old_checkpoints()
 
 
-def build(course: Course, ranks: Ranks, device: torch.device) -> tuple[Trainer, Pilot]:
+def build(course: Course, ranks: Ranks, device: torch.device) -> tuple[Engine, Pilot]:
     """The engine and the pilot of a run, at its beginning; `fit` looks for a checkpoint."""
-    full, steps = course.full, course.steps
+    full = course.full
     stream = Stream(course.sampler, ranks.rank, ranks.world)
     loader, module = Loader(course, stream), make_module(course, device)
     at_once = module.rank_microbatch_size // course.sequence
@@ -200,22 +211,29 @@ def build(course: Course, ranks: Ranks, device: torch.device) -> tuple[Trainer, 
     peak = peak_flops(torch.cuda.get_device_name(device), full.precision or "") if cuda else None
     held_out = HeldOut(course, ranks, at_once)
     pilot = Pilot(course, stream, events, ranks, held_out, module.row_losses, UNREAD if cuda else 1, peak)
-    trainer = TrainerConfig(
-        save_folder=str(course.checkpoints),
-        save_overwrite=True,  # what a killed worker left half written
-        device=str(device),
-        max_duration=Duration.steps(steps),
+    folder = course.checkpoints
+    callbacks = {
+        "mixopt": Hook(pilot, module, loader),
+        "checkpointer": Keeper(
+            save_interval=course.every(full.checkpoint.every),
+            pre_train_checkpoint=False,
+            max_checkpoints=full.checkpoint.keep,
+            remove=CheckpointRemovalStrategy.never,
+        ),
+        "console_logger": ConsoleLoggerCallback(log_interval=COLLECT),
+    }
+    trainer = Engine(
+        work_dir=folder,
+        train_module=module,
+        data_loader=loader,
+        device=device,
+        save_folder=str(folder),
+        save_overwrite=True,
+        checkpointer=Checkpointer(work_dir=folder, save_overwrite=True),  # what a killed worker left half written
+        callbacks=callbacks,
+        max_duration=Duration.steps(course.steps),
         metrics_collect_interval=COLLECT,
-        callbacks={
-            "mixopt": Hook(pilot, module, loader),
-            "checkpointer": Keeper(
-                save_interval=course.every(full.checkpoint.every),
-                pre_train_checkpoint=False,
-                max_checkpoints=full.checkpoint.keep,
-                remove=CheckpointRemovalStrategy.never,
-            ),
-        },
-    ).build(module, loader)
+    )
     return trainer, pilot
 
 

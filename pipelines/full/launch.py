@@ -12,12 +12,13 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from mixopt.errors import JobError, RunFailed
 from pipelines.full.course import RECORD, Course
-from pipelines.full.worker import DRIVER_LOCK, FAILURE, FOLLOW, hold
+from pipelines.full.worker import DRIVER_LOCK, FAILURE, FOLLOW, holding
 from pipelines.local_executor import ONE_THREAD
 
 PATIENCE = 5.0  # seconds in which workers of a driver that was killed have ended
@@ -27,14 +28,14 @@ TOLD = 12  # lines of a worker's log in an error
 
 def launch(course: Course) -> None:
     """Train until the run is finished. Raises RunFailed for one that failed, JobError for one that is under way."""
-    with driving(course.folder):
+    with driving(course.folder) as word:
         (course.folder / FAILURE).unlink(missing_ok=True)
         if course.full.launch.by == "ray":
             from pipelines.full.ray_train import train
 
             train(course)
         else:
-            torchrun(course)
+            torchrun(course, word)
         if (failure := course.folder / FAILURE).exists():
             raise RunFailed(json.loads(failure.read_text(encoding="utf-8"))["error"])
         if not (course.folder / RECORD).exists():
@@ -42,21 +43,29 @@ def launch(course: Course) -> None:
 
 
 @contextlib.contextmanager
-def driving(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run. Raises JobError while another process holds it."""
-    lock = hold(folder / DRIVER_LOCK, PATIENCE)
-    if lock is None:
-        raise JobError(f"{folder}: another mixopt train is at work here. Wait for it, or end it first.")
-    with lock:
-        yield
+def driving(folder: Path) -> Iterator[str]:
+    """Hold the lock of a run, with a word in it by which its workers know this driver.
+
+    Raises JobError while another process holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = stack.enter_context(holding(folder / DRIVER_LOCK, PATIENCE))
+        except TimeoutError as e:
+            raise JobError(f"{folder}: another mixopt train is at work here. Wait for it, or end it first.") from e
+        word = uuid.uuid4().hex
+        lock.truncate(0)
+        lock.write(word)
+        lock.flush()
+        yield word
 
 
-def torchrun(course: Course) -> None:
+def torchrun(course: Course, word: str) -> None:
     """Workers of this machine. Raises RunFailed if they were lost more often than they may be."""
     logs = course.folder / "logs"
     process = subprocess.Popen(
         [*command(course), "--log-dir", str(logs), "--redirects", "3", *entry(course)],
-        env=environment(course),
+        env=environment(course, word),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -96,9 +105,9 @@ def entry(course: Course) -> list[str]:
     return ["-m", "pipelines.full.worker", str(course.searched.directory)]
 
 
-def environment(course: Course) -> dict[str, str]:
+def environment(course: Course, word: str) -> dict[str, str]:
     """Of the workers: on a CPU one thread each."""
-    own = {FOLLOW: "1", "PYTHONFAULTHANDLER": "1"}
+    own = {FOLLOW: word, "PYTHONFAULTHANDLER": "1"}
     return os.environ | own | (ONE_THREAD if course.full.launch.device == "cpu" else {})
 
 

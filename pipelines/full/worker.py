@@ -6,6 +6,7 @@ and ends the run; anything else ends this process alone, and the launcher starts
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -22,7 +24,7 @@ from mixopt.errors import MixoptError
 from mixopt.files import write_atomically
 
 FAILURE, DRIVER_LOCK, WORKER_LOCK = "failure.json", ".driver.lock", ".worker.lock"
-FOLLOW = "MIXOPT_FOLLOW_DRIVER"  # set where the workers shall end with the driver
+FOLLOW = "MIXOPT_DRIVER"  # the word that the driver has written into its lock, where workers shall end with it
 HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 LOOK = 0.5  # seconds between looks at the driver
 WAIT = 60.0  # seconds that another run's last worker may take to end
@@ -33,18 +35,18 @@ def work(run_dir: Path) -> None:
     folder = run_dir / "full"
     if (folder / FAILURE).exists():
         return
-    kept = hold(folder / WORKER_LOCK, WAIT) if os.environ.get("RANK", "0") == "0" else None
     try:
-        _train(run_dir)
+        if os.environ.get("RANK", "0") == "0":
+            with holding(folder / WORKER_LOCK):
+                _train(run_dir)
+        else:
+            _train(run_dir)
     except Exception as e:
         said = hopeless(e)
         if said is None:
             raise
         write_atomically(folder / FAILURE, json.dumps({"error": said, "traceback": traceback.format_exc()}))
         os._exit(1)  # the others wait for this worker in some collective operation: the launcher ends them
-    finally:
-        if kept is not None:
-            kept.close()
 
 
 def _train(run_dir: Path) -> None:
@@ -76,38 +78,45 @@ def hopeless(e: BaseException | None) -> str | None:
     return None
 
 
-def hold(path: Path, seconds: float) -> IO[str] | None:
-    """Lock a file until it is closed or this process ends; None if another process holds it for so long."""
-    file, end = path.open("w"), time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except OSError:
-            if time.monotonic() >= end:
-                file.close()
-                return None
-            time.sleep(LOOK / 5)
-
-
-def follow(lock: Path, launcher: int) -> None:
-    """End this process when the driver that holds the lock has ended, or the launcher that started it."""
-    while os.getppid() == launcher:
-        with lock.open("r") as file:
+@contextlib.contextmanager
+def holding(path: Path, seconds: float = WAIT) -> Iterator[IO[str]]:
+    """Hold the lock of a file, until this process ends at the latest. Raises TimeoutError if another keeps it for so long."""
+    end = time.monotonic() + seconds
+    with path.open("a") as file:
+        while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
-                time.sleep(LOOK)
-    os._exit(1)
+            except OSError as e:
+                if time.monotonic() >= end:
+                    raise TimeoutError(f"{path} is held by another process.") from e
+                time.sleep(LOOK / 5)
+        yield file
+
+
+def follow(lock: Path, word: str, launcher: int) -> None:
+    """End this process when the driver that wrote this word into its lock has ended, or the launcher that started it."""
+    while os.getppid() == launcher and driven(lock, word):
+        time.sleep(LOOK)
+    os._exit(0)  # which the launcher does not answer with another start
+
+
+def driven(lock: Path, word: str) -> bool:
+    """Whether the driver of this word is alive: then it holds its lock."""
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return file.read() == word
+    return False
 
 
 def main() -> None:
     """The entry of torchrun."""
     run_dir = Path(sys.argv[1])
-    if os.environ.get(FOLLOW):
+    if word := os.environ.get(FOLLOW):
         lock = run_dir / "full" / DRIVER_LOCK
-        threading.Thread(target=follow, args=(lock, os.getppid()), daemon=True).start()
+        threading.Thread(target=follow, args=(lock, word, os.getppid()), daemon=True).start()
     work(run_dir)
 
 
