@@ -23,10 +23,13 @@ HOMES = {
     "datasets": ["pipelines/readers.py"],
     "tokenizers": ["pipelines/tokenizer.py"],
     "pyarrow": ["pipelines/tokenizer.py"],
+    "olmo_core": ["pipelines/full/engine.py"],
     "safetensors": ["proxies/checkpoint.py"],
-    "ray": ["pipelines/ray_executor.py"],
+    "ray": ["pipelines/full/ray_train.py", "pipelines/ray_executor.py"],
     "mlflow": ["pipelines/mlflow_tracker.py"],
-    "typer": [f"pipelines/{name}.py" for name in ("cli", "cli_compare", "cli_online", "cli_proxies", "cli_tables")],
+    "typer": [
+        f"pipelines/{name}.py" for name in ("cli", "cli_compare", "cli_full", "cli_online", "cli_proxies", "cli_tables")
+    ],
     "threadpoolctl": ["pipelines/cli.py"],
     "rich": ["pipelines/progress.py", "pipelines/terminal.py"],
 }

@@ -6,7 +6,6 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
@@ -14,7 +13,7 @@ from mixopt.errors import InfeasibleSpace, JobError
 from mixopt.parsing import together
 from mixopt.policy import Fixed, Scheduled
 from mixopt.rehearsal import rehearsed
-from pipelines.full.course import Course
+from pipelines.full.course import Course, complete
 
 BYTES = 12  # of a checkpoint for each parameter: the weight and two moments, in float32
 SLACK = 0.01  # of the epochs that a domain may exceed: rows end where shards do
@@ -104,8 +103,7 @@ def folder(course: Course) -> Iterator[str]:
     except OSError as e:
         yield f"checkpoint.folder: {path} cannot be written ({e.strerror or e})."
         return
-    there = sum(1 for child in path.glob("step*") if (child / ".metadata.json").exists())
-    each, count = BYTES * course.parameters, course.full.checkpoint.keep + 1 - there
+    each, count = BYTES * course.parameters, course.full.checkpoint.keep + 1 - len(complete(path))
     free = shutil.disk_usage(path).free
     if free < max(1, count) * each:
         yield (
@@ -135,10 +133,3 @@ def repetition(course: Course) -> list[str]:
                 "more of it, train on fewer tokens, or raise max_epochs."
             )
     return problems
-
-
-def free_of(path: Path) -> int:
-    """Bytes free where this path is, or will be."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free

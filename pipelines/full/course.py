@@ -7,7 +7,6 @@ has its value.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -97,8 +96,7 @@ class Course:
     @property
     def checkpoints(self) -> Path:
         """Where its checkpoints are."""
-        given = self.full.checkpoint.folder
-        return Path(given).expanduser().absolute() if given else self.folder.absolute() / "checkpoints"
+        return saved_in(self.full, self.folder)
 
     @property
     def mixture_id(self) -> str:
@@ -200,17 +198,20 @@ def resolve(searched: Searched, given: Full) -> Course:
 
 
 def inherited(given: Full, folder: Path) -> Full:
-    """The configuration to go on with: of a run that was begun, what `given` does not say is as it was.
+    """The configuration to go on with: of a run that has a checkpoint, what `given` does not say is as it was.
 
-    Raises JobError where `given` says otherwise and a checkpoint would be of another run.
+    Raises JobError where `given` says otherwise and the checkpoint would be of another run.
     """
     path = folder / LOCK
     if not path.exists():
         return given
-    before = {key: value for key, value in read_lock(folder).items() if key != "derived"}
+    body: dict[str, Any] = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    kept = configuration.parse({key: value for key, value in body.items() if key != "derived"}, str(path))
+    if not (folder / RECORD).exists() and not complete(saved_in(kept, folder)):
+        return given
     said = {key: value for key, value in given.to_json().items() if key in given.model_fields_set}
-    kept = {key: value for key, value in before.items() if key not in configuration.FREE}
-    merged = configuration.parse(kept | said, "configuration")
+    before = {key: value for key, value in kept.to_json().items() if key not in configuration.FREE}
+    merged = configuration.parse(before | said, "configuration")
     if differences := configuration.changed(before, merged.to_json()):
         raise JobError(
             f"{folder}: holds a run of another configuration ({'; '.join(differences)}). Leave these as they were to go "
@@ -219,11 +220,32 @@ def inherited(given: Full, folder: Path) -> Full:
     return merged
 
 
-def read_lock(folder: Path) -> dict[str, Any]:
-    """The lock of a run, `derived` included."""
-    path = folder / LOCK
-    body: dict[str, Any] = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    return body
+def refuse_other_answer(course: Course) -> None:
+    """Raise JobError if mixture or text changed since this run made its first checkpoint."""
+    path = course.folder / LOCK
+    if not path.exists() or not ((course.folder / RECORD).exists() or complete(course.checkpoints)):
+        return
+    before = parse_yaml(path.read_text(encoding="utf-8"), str(path))["derived"]
+    for key, now, what in (
+        ("mixture_id", course.mixture_id, "mixture.json"),
+        ("data", course.manifest.fingerprint, "the prepared text"),
+    ):
+        if before[key] != now:
+            raise JobError(
+                f"{course.folder}: {what} changed since this run began (was {before[key]}, is {now}). Move the folder away "
+                "to begin anew."
+            )
+
+
+def saved_in(full: Full, folder: Path) -> Path:
+    """Where the checkpoints of a run in this folder are."""
+    given = full.checkpoint.folder
+    return Path(given).expanduser().absolute() if given else folder.absolute() / "checkpoints"
+
+
+def complete(checkpoints: Path) -> list[Path]:
+    """The complete checkpoints of a folder."""
+    return [path.parent for path in checkpoints.glob("step*/.metadata.json")]
 
 
 def load(run_dir: Path) -> Course:
@@ -360,16 +382,3 @@ def _given(value: Any) -> Any:
     if value is None:
         raise TypeError("the configuration is not resolved.")
     return value
-
-
-def described(course: Course) -> Mapping[str, Any]:
-    """The resolved run for a dry run and for machines."""
-    return {
-        "configuration": course.full.to_json(),
-        "reasons": list(course.reasons),
-        "parameters": course.parameters,
-        "steps": course.steps,
-        "tokens": course.tokens,
-        "flops": course.flops_per_token * course.tokens,
-        "feed": course.feed.to_json()["policy"],
-    }

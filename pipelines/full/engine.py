@@ -52,6 +52,7 @@ from pipelines.full.stream import Batch, Stream
 from proxies.tokens import Rows
 
 UNREAD = 10  # steps whose losses stay on a GPU at most
+CANCEL = 5  # steps between looks at whether the launcher wants the workers to end
 COLLECT = 100  # steps between lines of the engine's own log
 COSINE_END = 0.1  # of the peak learning rate, as in Llama 2 (arXiv:2307.09288)
 
@@ -174,6 +175,7 @@ class Hook(Callback):  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
         """As JSON: what a policy makes of it is a policy's business."""
+        self.pilot.settle()
         return {"pilot": json.dumps(self.pilot.state())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -233,6 +235,7 @@ def build(course: Course, ranks: Ranks, device: torch.device) -> tuple[Engine, P
         callbacks=callbacks,
         max_duration=Duration.steps(course.steps),
         metrics_collect_interval=COLLECT,
+        cancel_check_interval=CANCEL,
     )
     return trainer, pilot
 

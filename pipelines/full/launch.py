@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,8 +72,9 @@ def torchrun(course: Course, word: str) -> None:
         text=True,
     )
     try:
-        _, said = process.communicate()
-    except BaseException:  # the user's interrupt, or the end of this process
+        with _ending_like_an_interrupt():
+            _, said = process.communicate()
+    except BaseException:  # the user's interrupt, or a cluster's that wants its machine back
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
@@ -109,6 +111,19 @@ def environment(course: Course, word: str) -> dict[str, str]:
     """Of the workers: on a CPU one thread each."""
     own = {FOLLOW: word, "PYTHONFAULTHANDLER": "1"}
     return os.environ | own | (ONE_THREAD if course.full.launch.device == "cpu" else {})
+
+
+@contextlib.contextmanager
+def _ending_like_an_interrupt() -> Iterator[None]:
+    """Let SIGTERM stop the run as Ctrl-C does: workers save where they are."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, kept)
 
 
 def _tail(logs: Path) -> list[str]:

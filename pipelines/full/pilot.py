@@ -115,8 +115,7 @@ class Pilot:
 
     def resume(self) -> None:
         """After a checkpoint was loaded: `load` has heard what it says."""
-        path = {"path": f"checkpoints/step{self.step}"}
-        self.events.cut(self.step, {"kind": "checkpoint", "step": self.step, "tokens": self.tokens, **path})
+        self.events.cut(self.step, {"kind": "checkpoint", **self._checkpoint(self.step)})
         self._start(resumed=True)
         self.since = time.perf_counter()
 
@@ -140,7 +139,12 @@ class Pilot:
 
     def saved(self, step: int) -> None:
         """A checkpoint is complete."""
-        self.events.append("checkpoint", step, step * self.course.step_tokens, path=f"checkpoints/step{step}")
+        self.events.append("checkpoint", **self._checkpoint(step))
+
+    def settle(self) -> None:
+        """Leave nothing unread: a checkpoint is about to be made. All workers must call."""
+        if self.unread:
+            self._read()
 
     def state(self) -> dict[str, Any]:
         """Plain data from which `load` goes on."""
@@ -183,6 +187,12 @@ class Pilot:
             "state": plain(self.policy),
             "seconds": self.seconds,
         }
+
+    def _checkpoint(self, step: int) -> dict[str, Any]:
+        path = self.course.checkpoints / f"step{step}"
+        folder = self.course.folder.absolute()
+        said = path.relative_to(folder) if path.is_relative_to(folder) else path
+        return {"step": step, "tokens": step * self.course.step_tokens, "path": str(said)}
 
     def _start(self, *, resumed: bool) -> None:
         course = self.course

@@ -7,22 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixopt.errors import JobError
 from mixopt.files import write_atomically
 from mixopt.full import Full
 from mixopt.progress import Progress
 from mixopt.yaml_text import dump_yaml
 from pipelines.full import checks, launch, mirror
-from pipelines.full.course import LOCK, RECORD, Course, Searched, inherited, read_lock, resolve
+from pipelines.full.course import LOCK, RECORD, Course, Searched, inherited, refuse_other_answer, resolve
 
 
 def prepare(run_dir: Path, given: Full) -> Course:
     """The run resolved and checked. Raises JobError or DataError for whatever is wrong, before anything is trained."""
     searched, folder = Searched.load(run_dir), run_dir / "full"
-    begun = (folder / RECORD).exists() or any((folder / "checkpoints").glob("step*"))
-    course = resolve(searched, inherited(given, folder) if begun else given)
-    if begun:
-        _refuse_other_answer(course)
+    course = resolve(searched, inherited(given, folder))
+    refuse_other_answer(course)
     if not (folder / RECORD).exists():
         checks.refuse(course)
     return course
@@ -93,15 +90,3 @@ def ended(course: Course, record: Mapping[str, Any]) -> list[str]:
         f"{record['model']}: {record['tokens']:,} tokens in {record['seconds']:,.0f} s. Held-out bits per byte: {rows}.",
         f"Record: {course.folder / RECORD}; checkpoints: {course.checkpoints}",
     ]
-
-
-def _refuse_other_answer(course: Course) -> None:
-    """Raise JobError if the mixture or the text changed since the run began."""
-    before = read_lock(course.folder).get("derived", {})
-    now = {"mixture_id": course.mixture_id, "data": course.manifest.fingerprint}
-    for key, what in (("mixture_id", "mixture.json"), ("data", "the prepared text")):
-        if before.get(key) != now[key]:
-            raise JobError(
-                f"{course.folder}: {what} changed since this run began ({before.get(key)}, now {now[key]}). Move the folder "
-                "away to begin anew."
-            )
