@@ -108,8 +108,12 @@ def entry(course: Course) -> list[str]:
 
 
 def environment(course: Course, word: str) -> dict[str, str]:
-    """Of the workers: on a CPU one thread each."""
-    own = {FOLLOW: word, "PYTHONFAULTHANDLER": "1"}
+    """Of the workers: on a CPU one thread each, and a key-value store of their own after every start.
+
+    torchrun's own store is one for all starts: workers that are started again would find the addresses of those before
+    them in it (torch 2.13; its variable says so that it is not shared).
+    """
+    own = {FOLLOW: word, "PYTHONFAULTHANDLER": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     return os.environ | own | (ONE_THREAD if course.full.launch.device == "cpu" else {})
 
 
