@@ -185,32 +185,35 @@ def policy(feed: Mapping[str, Any]) -> OnlinePolicy[Any] | None:
     return kind(**{field.name: getattr(made, field.name) for field in fields(kind)})
 
 
-def feed(full: Full, plan: Plan, space: MixtureSpace) -> OnlinePolicy[Any]:
-    """What feeds the run: the plan's mixture or schedule, or a policy kept within the epoch caps of `space`.
+def planned(full: Full, plan: Plan) -> OnlinePolicy[Any] | None:
+    """What the plan says the run is fed: its mixture or its schedule; None where a policy decides.
 
-    `space` has the domains of the plan, with the tokens that the store holds of each. Raises JobError for a plan without
-    a schedule, and for a policy that hears what is not measured.
+    Raises JobError for a plan without a schedule.
     """
-    made = policy(full.feed)
-    if made is None:
-        if full.feed["policy"] == STATIC:
-            return Fixed(plan.mixture)
-        return Scheduled(_schedule(plan))
-    if getattr(made, "prior", ...) is None:
-        made = replace(made, prior=dict(space.prior_mixture))  # type: ignore[type-var]
-    if unheard := [signal.name for signal in made.needs if not isinstance(signal, Valid | Train)]:
-        raise JobError(f"feed: the policy asks for {', '.join(unheard)}, which a full run does not measure.")
-    return limited(made, space)
-
-
-def _schedule(plan: Plan) -> Schedule:
+    if full.feed["policy"] == STATIC:
+        return Fixed(plan.mixture)
+    if full.feed["policy"] != SCHEDULE:
+        return None
     phases = plan.schedule or (plan.phases if len(plan.phases) > 1 else ())
     if not phases:
         raise JobError(
             f"feed: {SCHEDULE} needs a plan with phases, and mixture.json has one mixture. Use {STATIC}, or search with a "
             "method that plans one: schedule, regmixd, aioli, ado."
         )
-    return Schedule(tuple((start / plan.target_tokens, mixture) for start, mixture in phases))
+    return Scheduled(Schedule(tuple((start / plan.target_tokens, mixture) for start, mixture in phases)))
+
+
+def adaptive(full: Full, space: MixtureSpace) -> OnlinePolicy[Any]:
+    """The policy that decides, kept within the epoch caps of `space`, which has the tokens that the store holds.
+
+    Raises JobError for one that hears what is not measured.
+    """
+    made: Any = policy(full.feed)
+    if getattr(made, "prior", ...) is None:
+        made = replace(made, prior=dict(space.prior_mixture))
+    if unheard := [signal.name for signal in made.needs if not isinstance(signal, Valid | Train)]:
+        raise JobError(f"feed: the policy asks for {', '.join(unheard)}, which a full run does not measure.")
+    return limited(made, space)
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -170,7 +170,7 @@ class Course:
     @cached_property
     def feed(self) -> OnlinePolicy[Any]:
         """What says which domains come next."""
-        return configuration.feed(self.full, self.plan, self.space)
+        return configuration.planned(self.full, self.plan) or configuration.adaptive(self.full, self.space)
 
     def every(self, tokens: int | None) -> int:
         """Steps of so many tokens, at least one."""
