@@ -7,13 +7,12 @@ import os
 import shutil
 from collections.abc import Iterator
 
-import torch
-
 from mixopt.errors import InfeasibleSpace, JobError
 from mixopt.parsing import together
 from mixopt.policy import Fixed, Scheduled
 from mixopt.rehearsal import rehearsed
-from pipelines.full.course import Course, complete
+from pipelines.full.course import Course, gpus
+from pipelines.full.saved import complete
 
 BYTES = 12  # of a checkpoint for each parameter: the weight and two moments, in float32
 SLACK = 0.01  # of the epochs that a domain may exceed: rows end where shards do
@@ -40,7 +39,7 @@ def engine(course: Course) -> Iterator[str]:
     if launch.by == "ray" and importlib.util.find_spec("ray") is None:
         yield "launch.by: ray is not installed; pip install 'mixopt[ray]', or use torchrun."
     if launch.device == "cuda" and launch.by == "torchrun":
-        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        there = gpus()
         if there == 0:
             yield "launch.device: cuda is not there: torch sees no GPU on this machine. Use cpu, or ray with a cluster's address."
         elif there < course.workers:

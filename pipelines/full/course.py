@@ -12,8 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mixopt import full as configuration
 from mixopt import handoff, job
 from mixopt.domains import Domain, Manifest
@@ -27,6 +25,7 @@ from mixopt.sections import TrackingSection
 from mixopt.space import MixtureSpace
 from mixopt.yaml_text import dump_yaml, parse_yaml
 from pipelines.full.derived import learning_rate
+from pipelines.full.saved import complete
 from proxies.sizes import batch_rows, rows_at_once
 from proxies.tokens import Sampler, TokenStore
 
@@ -243,11 +242,6 @@ def saved_in(full: Full, folder: Path) -> Path:
     return Path(given).expanduser().absolute() if given else folder.absolute() / "checkpoints"
 
 
-def complete(checkpoints: Path) -> list[Path]:
-    """The complete checkpoints of a folder."""
-    return [path.parent for path in checkpoints.glob("step*/.metadata.json")]
-
-
 def load(run_dir: Path) -> Course:
     """The run that a driver has locked, for its workers."""
     return resolve(Searched.load(run_dir), configuration.load(run_dir / "full" / LOCK))
@@ -310,7 +304,7 @@ def _machine(course: Course) -> tuple[Full, list[str]]:
     full, launch, reasons = course.full, course.full.launch, []
     update: dict[str, Any] = {}
     if launch.device == "auto":
-        update["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+        update["device"] = "cuda" if gpus() else "cpu"
         reasons.append(f"device {update['device']}: what torch sees on this machine")
     device = update.get("device", launch.device)
     if launch.by == "auto":
@@ -318,7 +312,7 @@ def _machine(course: Course) -> tuple[Full, list[str]]:
         update |= {"by": "ray", "address": cluster} if cluster else {"by": "torchrun"}
         reasons.append(f"launched by {update['by']}: {'an address is given' if cluster else 'no Ray address is given'}")
     if launch.workers is None:
-        update["workers"] = max(1, torch.cuda.device_count()) if device == "cuda" else 1
+        update["workers"] = max(1, gpus()) if device == "cuda" else 1
         reasons.append(f"{update['workers']} workers: one for each GPU of this machine, one on a CPU")
     launch = launch.model_copy(update=update)
     rest: dict[str, Any] = {"launch": launch}
@@ -328,6 +322,13 @@ def _machine(course: Course) -> tuple[Full, list[str]]:
     if full.compile is None:
         rest["compile"] = device == "cuda"
     return full.model_copy(update=rest), reasons
+
+
+def gpus() -> int:
+    """GPUs that torch sees on this machine. Asked only where it matters: loading torch takes seconds."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _batch(course: Course) -> tuple[Full, list[str]]:

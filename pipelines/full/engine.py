@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import platform
-import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -48,6 +47,7 @@ from pipelines.full.evaluate import HeldOut
 from pipelines.full.events import Events
 from pipelines.full.pilot import Pilot
 from pipelines.full.ranks import Ranks
+from pipelines.full.saved import complete, set_damaged_aside
 from pipelines.full.stream import Batch, Stream
 from proxies.tokens import Rows
 
@@ -192,7 +192,7 @@ class Keeper(CheckpointerCallback):  # type: ignore[misc]
     def pre_train(self) -> None:
         """Find the older ones."""
         super().pre_train()
-        found = sorted((step, path) for step, path in Checkpointer.find_checkpoints(self.save_folder))
+        found = sorted((_step(path), str(path)) for path in complete(Path(self.save_folder)))
         self._checkpoints = [path for step, path in found if step <= self.step]
         self._latest_checkpoint_step = self.step if self.trainer.checkpoint_loaded else -1
 
@@ -324,30 +324,6 @@ def run(course: Course) -> bool:
         pilot.events.append("end", pilot.step, pilot.tokens)
     dist.barrier()
     return finished
-
-
-def set_damaged_aside(folder: Path) -> None:
-    """Rename checkpoints that lack bytes they should have, so that the one before is found."""
-    if not folder.exists():
-        return
-    for _, path in list(Checkpointer.find_checkpoints(str(folder))):
-        if not sound(Path(path)):
-            aside = Path(f"{path}.damaged")
-            shutil.rmtree(aside, ignore_errors=True)
-            Path(path).rename(aside)
-
-
-def sound(checkpoint: Path) -> bool:
-    """Whether all files of a checkpoint are as long as its own index says."""
-    data = checkpoint / "model_and_optim"
-    try:
-        index = torch.distributed.checkpoint.FileSystemReader(data).read_metadata()
-        needed: dict[str, int] = {}
-        for part in index.storage_data.values():
-            needed[part.relative_path] = max(needed.get(part.relative_path, 0), part.offset + part.length)
-        return all((data / name).stat().st_size >= size for name, size in needed.items())
-    except Exception:  # noqa: BLE001 - a pickle of half a file may raise anything
-        return False
 
 
 def _step(path: Path) -> int:

@@ -34,12 +34,12 @@ validate: {{seeds: 0}}
 """
 FULL = {
     "model": "1m",
-    "batch_tokens": 1024,
-    "tokens": 16_384,
+    "batch_tokens": 512,
+    "tokens": 8192,
     "learning_rate": 0.005,
-    "valid_every": 4096,
-    "valid_tokens": 512,
-    "checkpoint": {"every": 4096, "keep": 2},
+    "valid_every": 2048,
+    "valid_tokens": 256,
+    "checkpoint": {"every": 2048, "keep": 2},
     "launch": {"workers": 2, "device": "cpu", "by": "torchrun"},
 }
 AIOLI = {"policy": "aioli", "rounds": 2, "sweeps": 1, "probe_share": 0.5}

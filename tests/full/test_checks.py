@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from mixopt.domains import Manifest
 from mixopt.errors import DataError, JobError
@@ -92,13 +91,13 @@ def test_another_tokenizer(run_dir: Path, course: Make) -> None:
     [
         (
             {"launch": {"workers": 3, "device": "cpu"}, "micro_batch_tokens": 64},
-            "batch_tokens: 1,024 tokens are 16 rows of 64, which 3 workers cannot share evenly. Use 960 or 1,152 tokens",
+            "batch_tokens: 512 tokens are 8 rows of 64, which 3 workers cannot share evenly. Use 384 or 576 tokens",
         ),
         ({"batch_tokens": 1000}, "batch_tokens: 1,000 tokens are not whole rows of 64."),
         ({"micro_batch_tokens": 100}, "micro_batch_tokens: 100 tokens are not whole rows of 64."),
         (
             {"micro_batch_tokens": 192},
-            "micro_batch_tokens: 3 rows do not divide the 8 rows of each worker. Use one of 64, 128, 256, 512.",
+            "micro_batch_tokens: 3 rows do not divide the 4 rows of each worker. Use one of 64, 128, 256.",
         ),
         ({"sequence": 50_000, "batch_tokens": 100_000}, "domain 'code' has no held-out shard of 50,001 tokens"),
         ({"launch": {"workers": 2, "device": "cuda", "by": "torchrun"}}, "torch sees no GPU on this machine"),
@@ -107,7 +106,7 @@ def test_another_tokenizer(run_dir: Path, course: Make) -> None:
     ],
 )
 def test_refused(course: Make, monkeypatch: pytest.MonkeyPatch, changes: dict, part: str) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(checks, "gpus", lambda: 0)
     assert part in said(course(**changes))
 
 

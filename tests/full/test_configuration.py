@@ -46,7 +46,7 @@ def test_everything_wrong_is_said_at_once() -> None:
         "micro_batch_tokens: must be whole rows of sequence tokens (100; got 150, the next is 200)",
         "Write integers as 25_000_000_000.",
         "launch.by: input should be 'auto', 'ray' or 'torchrun' (got 'slurm').",
-        "optimizer.beta3: no such key; known: beta1, beta2, clip, epsilon, weight_decay.",
+        "optimizer.beta3: no such key; did you mean 'beta2'?",
         "unknown policy 'aiolo'; did you mean 'aioli'?",
     ):
         assert part in said
@@ -151,7 +151,7 @@ def test_a_restart_keeps_what_it_is_not_told(course: Callable[..., Course]) -> N
     found = course(learning_rate=0.01, seed=7)
     begun(found)
     merged = inherited(parse({"model": "1m", "launch": {"workers": 1}}, "full.yaml"), found.folder)
-    assert (merged.learning_rate, merged.seed, merged.tokens) == (0.01, 7, 16_384)
+    assert (merged.learning_rate, merged.seed, merged.tokens) == (0.01, 7, 8192)
     assert merged.launch.workers == 1
 
 
