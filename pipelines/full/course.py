@@ -362,7 +362,7 @@ def _intervals(course: Course) -> tuple[Full, list[str]]:
         update["valid_every"] = max(1, course.steps // POINTS) * each
         reasons.append(f"held-out losses every {update['valid_every']:,} tokens: {POINTS} times")
     if full.valid_tokens is None:
-        times = max(1, _given(full.tokens) // update.get("valid_every", full.valid_every))
+        times = max(1, course.tokens // _given(update.get("valid_every", full.valid_every)))
         affordable = VALID_SHARE * 3 * course.tokens / times / len(course.names)  # a forward pass is a third of a step
         rows = max(4, min(round(affordable / course.sequence), (1 << 20) // course.sequence))
         update["valid_tokens"] = rows * course.sequence

@@ -79,7 +79,7 @@ class Loader(DataLoaderBase):  # type: ignore[misc]
             dp_rank=stream.rank,
         )
         self.stream, self.steps = stream, course.steps
-        self.batch: Batch | None = None
+        self.batch: Batch
 
     @property
     def total_batches(self) -> int:
