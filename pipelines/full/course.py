@@ -340,7 +340,7 @@ def _batch(course: Course) -> tuple[Full, list[str]]:
         update["batch_tokens"] = rows * sequence
         reasons.append(f"{derived.reason}; {rows} so that {workers} workers share them evenly")
     if full.micro_batch_tokens is None:
-        own = update.get("batch_tokens", full.batch_tokens) // sequence // workers
+        own = _given(update.get("batch_tokens", full.batch_tokens)) // sequence // workers
         most = rows_at_once(max(1, own), sequence)
         rows = max((n for n in range(1, most + 1) if own % n == 0), default=1)
         update["micro_batch_tokens"] = rows * sequence
