@@ -63,9 +63,9 @@ class CheckpointSection(Section):
 
 
 class LaunchSection(Section):
-    """Worker processes, by Ray Train or torchrun, and how often they are started again after one was lost."""
+    """Worker processes, by Ray Train, torchrun or somebody else, and how often they are started again after one was lost."""
 
-    by: Literal["auto", "ray", "torchrun"] = "auto"
+    by: Literal["auto", "ray", "torchrun", "external"] = "auto"
     workers: Positive | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     restarts: Annotated[int, Field(ge=0)] = 3

@@ -38,6 +38,11 @@ def train(
         say.lines(training.said(found))
         end(found, as_json)
         return
+    if course.full.launch.by == "external":
+        training.lock(course)
+        say.lines(["The run is locked. Start on every machine:", training.command(course)])
+        end({"command": training.command(course)}, as_json)
+        return
     record = training.run(course, Bars(), say.lines)
     say.lines(training.ended(course, record))
     end(record, as_json)

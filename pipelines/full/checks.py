@@ -12,9 +12,8 @@ from mixopt.parsing import together
 from mixopt.policy import Fixed, Scheduled
 from mixopt.rehearsal import rehearsed
 from pipelines.full.course import Course, gpus
-from pipelines.full.saved import complete
+from pipelines.full.saved import BYTES, complete
 
-BYTES = 12  # of a checkpoint for each parameter: the weight and two moments, in float32
 SLACK = 0.01  # of the epochs that a domain may exceed: rows end where shards do
 
 

@@ -47,7 +47,7 @@ from pipelines.full.evaluate import HeldOut
 from pipelines.full.events import Events
 from pipelines.full.pilot import Pilot
 from pipelines.full.ranks import Ranks
-from pipelines.full.saved import complete, set_damaged_aside
+from pipelines.full.saved import complete, refuse_full_disk, set_damaged_aside
 from pipelines.full.stream import Batch, Stream
 from proxies.tokens import Rows
 
@@ -186,8 +186,22 @@ class Hook(Callback):  # type: ignore[misc]
 class Keeper(CheckpointerCallback):  # type: ignore[misc]
     """The engine's checkpointer, which also counts the checkpoints that were there before a restart.
 
-    One is removed only when a newer one is complete.
+    One is removed only when a newer one is complete, and none is begun for which there is no room.
     """
+
+    def __init__(self, course: Course) -> None:
+        asked = course.full.checkpoint
+        super().__init__(
+            save_interval=course.every(asked.every),
+            pre_train_checkpoint=False,
+            max_checkpoints=asked.keep,
+            remove=CheckpointRemovalStrategy.never,
+        )
+        self.course = course
+
+    def _save_checkpoint(self, save_async: bool | None = None, ephemeral: bool = False) -> str:
+        refuse_full_disk(self.course.checkpoints, self.course.parameters)
+        return str(super()._save_checkpoint(save_async, ephemeral))
 
     def pre_train(self) -> None:
         """Find the older ones."""
@@ -216,12 +230,7 @@ def build(course: Course, ranks: Ranks, device: torch.device) -> tuple[Engine, P
     folder = course.checkpoints
     callbacks = {
         "mixopt": Hook(pilot, module, loader),
-        "checkpointer": Keeper(
-            save_interval=course.every(full.checkpoint.every),
-            pre_train_checkpoint=False,
-            max_checkpoints=full.checkpoint.keep,
-            remove=CheckpointRemovalStrategy.never,
-        ),
+        "checkpointer": Keeper(course),
         "console_logger": ConsoleLoggerCallback(log_interval=COLLECT),
     }
     trainer = Engine(
@@ -313,8 +322,12 @@ def run(course: Course) -> bool:
         set_damaged_aside(course.checkpoints)
     dist.barrier()
     trainer, pilot = build(course, ranks, device)
-    with _without_signals():
-        trainer.fit()
+    try:
+        with _without_signals():
+            trainer.fit()
+    except Exception:
+        refuse_full_disk(course.checkpoints, course.parameters)  # whatever the engine made of that
+        raise
     pilot.stream.close()
     finished = pilot.step >= course.steps
     if finished and ranks.rank == 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ class Events:
         self.path = path
         self._lock = threading.Lock()  # checkpoints end in a thread of their own
 
-    def append(self, kind: str, step: int, tokens: int, **rest: Any) -> None:
+    def append(self, kind: str, step: int, tokens: int, rest: Mapping[str, Any] | None = None) -> None:
         """Write one line, whole."""
         if self.path is None:
             return
-        line = json.dumps({"kind": kind, "step": step, "tokens": tokens, **rest}, allow_nan=False) + "\n"
+        line = json.dumps({"kind": kind, "step": step, "tokens": tokens, **(rest or {})}, allow_nan=False) + "\n"
         with self._lock, self.path.open("a", encoding="utf-8") as file:
             file.write(line)
 

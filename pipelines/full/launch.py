@@ -24,23 +24,22 @@ from pipelines.local_executor import ONE_THREAD
 
 PATIENCE = 5.0  # seconds in which workers of a driver that was killed have ended
 GRACE = 60.0  # seconds that workers may take to save and end when the driver is stopped
+SHARED = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 TOLD = 12  # lines of a worker's log in an error
 
 
-def launch(course: Course) -> None:
-    """Train until the run is finished. Raises RunFailed for one that failed, JobError for one that is under way."""
-    with driving(course.folder) as word:
-        (course.folder / FAILURE).unlink(missing_ok=True)
-        if course.full.launch.by == "ray":
-            from pipelines.full.ray_train import train
+def launch(course: Course, word: str) -> None:
+    """Train until the run is finished, as the driver of this word. Raises RunFailed for a run that did not finish."""
+    if course.full.launch.by == "ray":
+        from pipelines.full.ray_train import train
 
-            train(course)
-        else:
-            torchrun(course, word)
-        if (failure := course.folder / FAILURE).exists():
-            raise RunFailed(json.loads(failure.read_text(encoding="utf-8"))["error"])
-        if not (course.folder / RECORD).exists():
-            raise RunFailed("the workers ended before the run did. Run the same command again to go on.")
+        train(course)
+    else:
+        torchrun(course, word)
+    if (failure := course.folder / FAILURE).exists():
+        raise RunFailed(json.loads(failure.read_text(encoding="utf-8"))["error"])
+    if not (course.folder / RECORD).exists():
+        raise RunFailed("the workers ended before the run did. Run the same command again to go on.")
 
 
 @contextlib.contextmanager
@@ -49,6 +48,7 @@ def driving(folder: Path) -> Iterator[str]:
 
     Raises JobError while another process holds it.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
             lock = stack.enter_context(holding(folder / DRIVER_LOCK, PATIENCE))
@@ -102,6 +102,12 @@ def command(course: Course) -> list[str]:
     ]
 
 
+def elsewhere(course: Course) -> str:
+    """What to start on every machine, where nobody else starts the workers."""
+    line = "torchrun --nnodes MACHINES --nproc-per-node WORKERS --rdzv-backend c10d --rdzv-endpoint HOST:29500"
+    return f"{SHARED}=1 {line} {' '.join(entry(course))}"
+
+
 def entry(course: Course) -> list[str]:
     """What each worker runs."""
     return ["-m", "pipelines.full.worker", str(course.searched.directory)]
@@ -113,7 +119,7 @@ def environment(course: Course, word: str) -> dict[str, str]:
     torchrun's own store is one for all starts: workers that are started again would find the addresses of those before
     them in it (torch 2.13; its variable says so that it is not shared).
     """
-    own = {FOLLOW: word, "PYTHONFAULTHANDLER": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    own = {FOLLOW: word, "PYTHONFAULTHANDLER": "1", SHARED: "1"}
     return os.environ | own | (ONE_THREAD if course.full.launch.device == "cpu" else {})
 
 

@@ -115,7 +115,8 @@ class Pilot:
 
     def resume(self) -> None:
         """After a checkpoint was loaded: `load` has heard what it says."""
-        self.events.cut(self.step, {"kind": "checkpoint", **self._checkpoint(self.step)})
+        saved = {"kind": "checkpoint", "step": self.step, "tokens": self.tokens, "path": self._path(self.step)}
+        self.events.cut(self.step, saved)
         self._start(resumed=True)
         self.since = time.perf_counter()
 
@@ -139,7 +140,7 @@ class Pilot:
 
     def saved(self, step: int) -> None:
         """A checkpoint is complete."""
-        self.events.append("checkpoint", **self._checkpoint(step))
+        self.events.append("checkpoint", step, step * self.course.step_tokens, {"path": self._path(step)})
 
     def settle(self) -> None:
         """Leave nothing unread: a checkpoint is about to be made. All workers must call."""
@@ -188,28 +189,25 @@ class Pilot:
             "seconds": self.seconds,
         }
 
-    def _checkpoint(self, step: int) -> dict[str, Any]:
-        path = self.course.checkpoints / f"step{step}"
-        folder = self.course.folder.absolute()
-        said = path.relative_to(folder) if path.is_relative_to(folder) else path
-        return {"step": step, "tokens": step * self.course.step_tokens, "path": str(said)}
+    def _path(self, step: int) -> str:
+        """Of a checkpoint, relative to the run's folder where it is in there."""
+        path, folder = self.course.checkpoints / f"step{step}", self.course.folder.absolute()
+        return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
     def _start(self, *, resumed: bool) -> None:
         course = self.course
-        self.events.append(
-            "start",
-            self.step,
-            self.tokens,
-            target_tokens=course.tokens,
-            domains=list(course.names),
-            model=course.full.model,
-            parameters=course.parameters,
-            world_size=self.ranks.world,
-            batch_tokens=course.step_tokens,
-            flops_per_token=course.flops_per_token,
-            peak_flops=self.peak,
-            resumed=resumed,
-        )
+        rest = {
+            "target_tokens": course.tokens,
+            "domains": list(course.names),
+            "model": course.full.model,
+            "parameters": course.parameters,
+            "world_size": self.ranks.world,
+            "batch_tokens": course.step_tokens,
+            "flops_per_token": course.flops_per_token,
+            "peak_flops": self.peak,
+            "resumed": resumed,
+        }
+        self.events.append("start", self.step, self.tokens, rest)
 
     def _enter(self) -> None:
         """Read the policy's segment: at least one step long, at most to the end."""
@@ -252,7 +250,7 @@ class Pilot:
         losses_D = self._valid(1.0)
         metrics = self.held_out.metrics(losses_D)
         self.trajectory.append((self.tokens, metrics))
-        self.events.append("valid", self.step, self.tokens, metrics=metrics)
+        self.events.append("valid", self.step, self.tokens, {"metrics": metrics})
         return losses_D
 
     def _read(self) -> None:
@@ -289,17 +287,14 @@ class Pilot:
         names, tally = self.course.names, self.line_tally
         means = {name: loss for name, loss in zip(names, tally.mean_D.tolist(), strict=True) if np.isfinite(loss)}
         drawn = heard.batch.drawn_D * self.course.sequence
-        self.events.append(
-            "step",
-            step,
-            step * self.course.step_tokens,
-            loss=float(tally.sums_D.sum() / tally.rows_D.sum()),
-            domains=means,
-            proportions=self.trace[-1][1],
-            drawn={name: int(n) for name, n in zip(names, drawn, strict=True)},
-            learning_rate=heard.learning_rate,
-            **self.speed,
-        )
+        rest = {
+            "loss": float(tally.sums_D.sum() / tally.rows_D.sum()),
+            "domains": means,
+            "proportions": self.trace[-1][1],
+            "drawn": {name: int(n) for name, n in zip(names, drawn, strict=True)},
+            "learning_rate": heard.learning_rate,
+        }
+        self.events.append("step", step, step * self.course.step_tokens, rest | self.speed)
         self.line_tally = Tally.none(self.domains)
 
     def _refuse_unbounded(self, losses_D: FloatArray, what: str, step: int) -> None:

@@ -7,10 +7,26 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from mixopt.errors import RunFailed
+
+BYTES = 12  # of a checkpoint for each parameter: the weight and two moments, in float32
+
 
 def complete(folder: Path) -> list[Path]:
     """The complete checkpoints of a folder: their last file is written when all others are."""
     return [path.parent for path in folder.glob("step*/.metadata.json") if path.parent.name[4:].isdigit()]
+
+
+def refuse_full_disk(folder: Path, parameters: int) -> None:
+    """Raise RunFailed where a checkpoint would not fit; those that are there stay as they are."""
+    each, free = BYTES * parameters, shutil.disk_usage(folder).free
+    if free < each:
+        steps = sorted(int(path.name[4:]) for path in complete(folder))
+        kept = f"That of step {steps[-1]} is kept" if steps else "There is none yet"
+        raise RunFailed(
+            f"{folder}: {free / 1e9:,.2f} GB are free, and a checkpoint of {parameters:,} parameters takes {each / 1e9:,.2f} GB. "
+            f"{kept}: make room, or lower checkpoint.keep, and run the same command again."
+        )
 
 
 def sound(checkpoint: Path) -> bool:

@@ -13,6 +13,7 @@ from mixopt.progress import Progress
 from mixopt.yaml_text import dump_yaml
 from pipelines.full import checks, launch, mirror
 from pipelines.full.course import LOCK, RECORD, Course, Searched, inherited, refuse_other_answer, resolve
+from pipelines.full.worker import FAILURE
 
 
 def prepare(run_dir: Path, given: Full) -> Course:
@@ -34,8 +35,15 @@ def plan(course: Course) -> dict[str, Any]:
         "steps": course.steps,
         "tokens": course.tokens,
         "flops": course.flops_per_token * course.tokens,
-        "command": " ".join([*launch.command(course), *launch.entry(course)]),
+        "command": command(course),
     }
+
+
+def command(course: Course) -> str:
+    """What starts the workers."""
+    if course.full.launch.by == "torchrun":
+        return " ".join([*launch.command(course), *launch.entry(course)])
+    return launch.elsewhere(course) if course.full.launch.by == "external" else "ray.train.torch.TorchTrainer"
 
 
 def said(found: Mapping[str, Any]) -> list[str]:
@@ -47,15 +55,22 @@ def said(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def lock(course: Course) -> None:
+    """Write down what workers are to train."""
+    course.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(course.folder / LOCK, course.lock())
+    (course.folder / FAILURE).unlink(missing_ok=True)
+
+
 def run(course: Course, progress: Progress, say: Callable[[Sequence[str]], None]) -> dict[str, Any]:
     """Train, from the last complete checkpoint if there is one, and return the record. A finished run stays as it is."""
     path = course.folder / RECORD
     if not path.exists():
-        course.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(course.folder / LOCK, course.lock())
         tracking = course.full.tracking
-        with mirror.following(shown(course), tracking.mlflow if tracking else None, progress, say):
-            launch.launch(course)
+        with launch.driving(course.folder) as word:
+            lock(course)
+            with mirror.following(shown(course), tracking.mlflow if tracking else None, progress, say):
+                launch.launch(course, word)
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return record
 

@@ -45,7 +45,7 @@ def test_everything_wrong_is_said_at_once() -> None:
         "unknown name '160mm'; did you mean '160m'?",
         "micro_batch_tokens: must be whole rows of sequence tokens (100; got 150, the next is 200)",
         "Write integers as 25_000_000_000.",
-        "launch.by: input should be 'auto', 'ray' or 'torchrun' (got 'slurm').",
+        "launch.by: input should be 'auto', 'ray', 'torchrun' or 'external' (got 'slurm').",
         "optimizer.beta3: no such key; did you mean 'beta2'?",
         "unknown policy 'aiolo'; did you mean 'aioli'?",
     ):

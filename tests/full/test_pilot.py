@@ -173,7 +173,7 @@ def test_a_restart_is_as_if_nothing_had_happened(course: Make, tmp_path: Path, a
     whole, _ = fly(run, tmp_path / "a.jsonl")
     path = tmp_path / "b.jsonl"
     _, state = fly(run, path, until=at)
-    Events(path).append("step", at + 1, 0, loss=1.0)  # what the killed run wrote after its checkpoint
+    Events(path).append("step", at + 1, 0, {"loss": 1.0})  # what the killed run wrote after its checkpoint
     with path.open("a") as file:
         file.write('{"kind": "step", "st')
     resumed, _ = fly(run, path, state=state)
@@ -217,14 +217,14 @@ def test_events_of_other_workers_are_nobody_s(tmp_path: Path) -> None:
 def test_a_second_restart_from_one_checkpoint_starts_once(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     events = Events(path)
-    events.append("start", 0, 0, resumed=False)
+    events.append("start", 0, 0, {"resumed": False})
     events.append("step", 1, 10)
     events.append("step", 2, 20)
-    events.append("checkpoint", 1, 10, path="checkpoints/step1")  # it was complete only then
+    events.append("checkpoint", 1, 10, {"path": "checkpoints/step1"})  # it was complete only then
     saved = {"kind": "checkpoint", "step": 1, "tokens": 10, "path": "checkpoints/step1"}
     for _ in range(2):
         events.cut(1, saved)
-        events.append("start", 1, 10, resumed=True)
+        events.append("start", 1, 10, {"resumed": True})
     assert [(event["kind"], event["step"]) for event in read(path)] == [
         ("start", 0),
         ("step", 1),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
 from mixopt.errors import JobError, RunFailed
 from pipelines.full import launch
+from pipelines.full.saved import refuse_full_disk
 from pipelines.full.worker import DRIVER_LOCK, driven, holding, hopeless
 
 
@@ -76,3 +79,16 @@ def test_a_lock_is_waited_for(tmp_path: Path) -> None:
     with holding(tmp_path / "lock"), pytest.raises(TimeoutError), holding(tmp_path / "lock", 0.3):
         pass
     assert time.monotonic() - began >= 0.3
+
+
+def test_no_checkpoint_is_begun_for_which_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 12 * 10**9))
+    refuse_full_disk(tmp_path, 10**9)
+    with pytest.raises(RunFailed, match=r"12.00 GB are free, and a checkpoint of 1,000,000,001 .* There is none yet"):
+        refuse_full_disk(tmp_path, 10**9 + 1)
+    for step in (4, 12):
+        (tmp_path / f"step{step}").mkdir()
+        (tmp_path / f"step{step}" / ".metadata.json").touch()
+    with pytest.raises(RunFailed, match="That of step 12 is kept: make room"):
+        refuse_full_disk(tmp_path, 10**10)
