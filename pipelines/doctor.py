@@ -36,7 +36,9 @@ def _packages() -> Iterator[dict[str, Any]]:
         yield _finding(name, found or "missing", "" if found else f"pip install {name}", ok=bool(found))
     for name, (extra, use) in EXTRAS.items():
         found = _version(name)
-        yield _finding(name, found or "not installed", "" if found else f"only for {use}: pip install 'mixopt[{extra}]'")
+        yield _finding(
+            name, found or "not installed", "" if found else f"only for {use}: pip install 'mixopt[{extra}]'"
+        )
 
 
 def _machine() -> Iterator[dict[str, Any]]:

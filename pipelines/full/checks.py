@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 from mixopt.errors import InfeasibleSpace, JobError
 from mixopt.parsing import together
@@ -94,21 +95,30 @@ def folder(course: Course) -> Iterator[str]:
         yield f"checkpoint.folder: {course.full.checkpoint.folder} is an address; mount it, and give the path."
         return
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".probe"
-        probe.write_bytes(os.urandom(64))
-        probe.unlink()
+        free = probed(path)
     except OSError as e:
         yield f"checkpoint.folder: {path} cannot be written ({e.strerror or e})."
         return
     each, count = BYTES * course.parameters, course.full.checkpoint.keep + 1 - len(complete(path))
-    free = shutil.disk_usage(path).free
     if free < max(1, count) * each:
         yield (
             f"checkpoint.folder: {path} has {free / 1e9:,.1f} GB free. A checkpoint of {course.parameters:,} parameters "
             f"takes {each / 1e9:,.1f} GB, and there are {max(1, count)} more at a time (checkpoint.keep + 1: one is removed "
             f"only when a newer one is complete). Make room or lower checkpoint.keep."
         )
+
+
+def probed(path: Path) -> int:
+    """Bytes free in a folder that can be written; what is made to find out is removed again. Raises OSError."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    probe = path / ".probe"
+    probe.write_bytes(os.urandom(64))
+    probe.unlink()
+    free = shutil.disk_usage(path).free
+    for folder in made:
+        folder.rmdir()
+    return free
 
 
 def repetition(course: Course) -> list[str]:

@@ -38,7 +38,7 @@ def edited(run_dir: Path, **changes: object) -> Searched:
 def test_a_good_run_passes(run_dir: Path) -> None:
     course = prepare(run_dir, full())
     assert course.steps == 16
-    assert not (run_dir / "full" / LOCK).exists()  # nothing but the folder of checkpoints
+    assert not (run_dir / "full").exists()  # checking leaves nothing behind
 
 
 def test_no_search(tmp_path: Path) -> None:
