@@ -58,14 +58,20 @@ COSINE_END = 0.1  # of the peak learning rate, as in Llama 2 (arXiv:2307.09288)
 
 
 class Engine(Trainer):  # type: ignore[misc]
-    """The engine's trainer without its own metrics: the pilot's are all that is wanted.
+    """The engine's trainer, in which nothing that workers must do together depends on when a thread of theirs runs.
 
     The engine records how long an asynchronous checkpoint took when it is complete, which workers see at different
-    steps; then they reduce different sets of metrics and wait for each other for ever.
+    steps; then they reduce different sets of metrics and wait for each other for ever. So it has no metrics of its own:
+    the pilot's are all that is wanted. And it asks in the background whether to stop, so that workers might stop at
+    different steps.
     """
 
     def record_metric(self, *given: Any, **named: Any) -> None:
         """Nothing."""
+
+    def check_if_canceled(self) -> None:
+        """Ask now: all workers hear the answer before their next step."""
+        self._check_if_canceled()
 
 
 class Loader(DataLoaderBase):  # type: ignore[misc]
