@@ -5,7 +5,8 @@ Source: RegMix-D (arXiv:2606.18663); docs/differences.md says how we differ.
     1. train one proxy on each of n static mixtures, as RegMix does, and keep its losses at every checkpoint
     2. fit the transition of `mixopt.policies.regmixd`
     3. for each interval, search the mixture with the lowest predicted objective at the end if it is trained from here on;
-       go on with what was fed so far (offline), and with the losses that the run measures (online)
+       go on with what was fed so far (offline), and with the losses that the run measures (online); offline a mixture that
+       is predicted to save less than a thousandth of the objective is no reason to switch
 
 What the swarm cannot tell is assumed: that what a run was trained on decides what it has learnt, and its order only by how
 much more the later tokens count. Every run of the swarm trained one mixture from its start.
@@ -38,6 +39,7 @@ from mixopt.runs import RunSpec, Swarm
 from mixopt.study import Recommendation, Study
 
 KINDS = ("bpb", "loss")
+SAVES = 1e-3  # of the objective, predicted: below that a plan does not switch
 WEAK = 0.5  # of the variance over runs that is predicted of runs left out
 UNSURE = (
     "How sure the proportions of each phase are was not measured: regmixd has one transition and no others to compare."
@@ -46,7 +48,7 @@ UNSURE = (
 
 @dataclass(frozen=True)
 class RegMixDynamic:
-    """Plan a mixture for each interval between checkpoints from how losses changed in a swarm of static runs.
+    """Plan when to switch between checkpoints, and to what, from the losses of a swarm of static runs.
 
     `online` leaves one proxy of the budget to a run that measures its losses at each switch and searches again;
     without it the plan is made beforehand. A token at the part t of a run counts as t^recent, 0 for all alike. `candidates`
@@ -99,7 +101,6 @@ class RegMixDynamic:
         metrics = dict(zip(objective.metrics, (L_M * seen.units_M).tolist(), strict=True))
         value, half = objective.value(metrics), quality.interval(Y_RM, P_RM, objective)
         fit = {"law": "transition", "runs": len(Y_RM)} | quality.describe(Y_RM, P_RM, objective)
-        notes = [following.in_words(plan), *_weak(Y_RM, P_RM, objective.metrics)]
         fit["own_proportion"] = quality.own_proportion(seen.X_RD, Y_RM, study.space.names, objective.metrics)
         fit["out_of_fold"] = points(Y_RM, P_RM, objective)
         evidence = {
@@ -113,18 +114,22 @@ class RegMixDynamic:
             plan.mean,
             predicted={"objective": value, **metrics},
             interval=(value - half, value + half) if half is not None else None,
-            evidence=evidence | {"proposer_notes": notes},
+            evidence=evidence | {"proposer_notes": [following.in_words(plan), *_weak(Y_RM, P_RM, objective.metrics)]},
             policy=Scheduled(plan),
         )
 
     def _plan(self, study: Study, seen: Seen, rng: np.random.Generator) -> tuple[Schedule, FloatArray]:
-        """Step 3 offline: the phases, and the losses [M] predicted at their end."""
-        law, phases, fed_D = seen.law, [], np.zeros(len(study.space.names))
+        """Step 3 offline: the phases, a new one where it saves enough, and the losses [M] predicted at their end."""
+        law, names, phases = seen.law, study.space.names, []
+        fed_D, now_D = np.zeros((2, len(names)))
         for start, end in pairwise((0.0, *law.ends)):
-            p_D = simulate(partial(seen.score, fed_D), study.space, rng, self.candidates, self.keep)
-            phases.append((start, Mixture.from_array(study.space.names, p_D / p_D.sum())))
-            fed_D = fed_D + law.counts(start, end) * p_D
-        return Schedule(tuple(phases)), law.end(fed_D, p_D[None])[0]
+            found_D = simulate(partial(seen.score, fed_D), study.space, rng, self.candidates, self.keep)
+            switched, stayed = seen.score(fed_D, np.stack([found_D, now_D]))
+            if not phases or switched < (1 - SAVES) * stayed:
+                now_D = found_D / found_D.sum()
+                phases.append((start, Mixture.from_array(names, now_D)))
+            fed_D = fed_D + law.counts(start, end) * now_D
+        return Schedule(tuple(phases)), law.end(fed_D, now_D[None])[0]
 
 
 @dataclass(frozen=True)
