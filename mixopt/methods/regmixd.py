@@ -120,7 +120,8 @@ class RegMixDynamic:
 
     def _plan(self, study: Study, seen: Seen, rng: np.random.Generator) -> tuple[Schedule, FloatArray]:
         """Step 3 offline: the phases, a new one where it saves enough, and the losses [M] predicted at their end."""
-        law, names, phases = seen.law, study.space.names, []
+        law, names = seen.law, study.space.names
+        phases: list[tuple[float, Mixture]] = []
         fed_D, now_D = np.zeros((2, len(names)))
         for start, end in pairwise((0.0, *law.ends)):
             found_D = simulate(partial(seen.score, fed_D), study.space, rng, self.candidates, self.keep)
