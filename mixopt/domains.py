@@ -1,7 +1,8 @@
 """What the text is: domains with their counts, and the manifest that names them.
 
 A prepared corpus is a folder: `manifest.json` and, for each domain, token shards. A shard is a flat file of token
-ids, little-endian and without a header, 16 bits wide (`.u16`) or 32 (`.u32`) for vocabularies above 65 536.
+ids, little-endian and without a header, 16 bits wide (`.u16`) or 32 (`.u32`) for vocabularies above 65 536. Or it is a
+part of a file that another program wrote, used where it lies.
 """
 
 from __future__ import annotations
@@ -11,17 +12,25 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mixopt.errors import DataError, did_you_mean
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of token ids; `path` is relative to the manifest's folder."""
+    """One file of token ids; `path` is relative to the manifest's folder.
+
+    In a file of others the ids begin after `offset` bytes and are of numpy's `dtype`. Where only some stretches of it
+    belong to the split, `runs` is a file beside the manifest: int64 [2, R + 1], how many tokens are before each of R
+    stretches and after the last, then where each begins in the file, and 0.
+    """
 
     path: str
     tokens: int
+    dtype: str = ""
+    offset: int = 0
+    runs: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,11 +44,27 @@ class Split:
 
 
 @dataclass(frozen=True)
+class TokenFile:
+    """A file of token ids that another program wrote: `path` without what is appended to it (`.bin`, `/index.json`).
+
+    `plain` says that it is nothing but ids; `row` is how many a sample has, where all samples have as many.
+    """
+
+    kind: Literal["megatron", "npy", "mds"]
+    path: str
+    tokens: int
+    dtype: str
+    plain: bool = True
+    row: int = 0
+
+
+@dataclass(frozen=True)
 class Domain:
     """A named part of the corpus.
 
     `tokens` is what the real run can draw without repeating; it is larger than `train.tokens` where only a part of
-    the domain was prepared. `fingerprint` changes with the domain's text or tokenizer.
+    the domain was prepared. `fingerprint` changes with the domain's text or tokenizer. `files` are those of others that
+    the domain was prepared from, held-out documents included.
     """
 
     name: str
@@ -48,6 +73,7 @@ class Domain:
     valid: Split = field(default_factory=Split)
     fingerprint: str = ""
     sources: tuple[str, ...] = ()
+    files: tuple[TokenFile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,4 +151,5 @@ def _domain(item: Mapping[str, Any]) -> Domain:
         key: Split(**{**item[key], "shards": tuple(Shard(**shard) for shard in item[key]["shards"])})
         for key in ("train", "valid")
     }
-    return Domain(**{**item, **splits, "sources": tuple(item["sources"])})
+    files = tuple(TokenFile(**file) for file in item.get("files", ()))
+    return Domain(**{**item, **splits, "sources": tuple(item["sources"]), "files": files})

@@ -1,4 +1,4 @@
-"""Token files as they are written for the store, and work that is done ahead in other threads."""
+"""One side of a domain as it becomes part of the store, and work that is done ahead in other threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mixopt.domains import Shard, Split
+from mixopt.domains import Domain, Shard, Split, Tokenizer
 from pipelines.tokenizer import TokenArray
 
 SHARD_TOKENS = 1 << 28
@@ -23,13 +23,20 @@ R = TypeVar("R")
 
 @dataclass
 class Shards:
-    """One side of a domain as it is written: its token files, counts, and a running hash of the tokens."""
+    """One side of a domain: its token files, counts, and a running hash of the tokens."""
 
     root: Path
     stem: str
     suffix: str
     split: Split = field(default_factory=Split)
     digest: Any = field(default_factory=hashlib.sha256)
+
+    @classmethod
+    def sides(cls, root: Path, name: str, tokenizer: Tokenizer) -> tuple[Shards, Shards]:
+        """Both sides of a domain, training and held out, in a new folder of its own."""
+        suffix = "u16" if tokenizer.vocabulary <= 1 << 16 else "u32"
+        (root / name).mkdir()
+        return cls(root, f"{name}/train", suffix), cls(root, f"{name}/valid", suffix)
 
     def append(self, ids: TokenArray, documents: int, size: int) -> None:
         """Write whole documents of `size` bytes of text to the last shard, or to a new one where they would not fit."""
@@ -38,13 +45,26 @@ class Shards:
             full, last = [*full, last], Shard(f"{self.stem}-{len(full) + 1:05d}.{self.suffix}", 0)
         with (self.root / last.path).open("ab") as f:
             f.write(ids.tobytes())
+        self.count(ids, documents, size)
+        self.split = replace(self.split, shards=(*full, replace(last, tokens=last.tokens + len(ids))))
+
+    def count(self, ids: TokenArray, documents: int, size: int) -> None:
+        """Take documents of `size` bytes of text into account, wherever they lie."""
         self.digest.update(ids)
-        self.split = Split(
-            self.split.tokens + len(ids),
-            self.split.bytes + size,
-            self.split.documents + documents,
-            (*full, replace(last, tokens=last.tokens + len(ids))),
-        )
+        own = self.split
+        self.split = Split(own.tokens + len(ids), own.bytes + size, own.documents + documents, own.shards)
+
+    def refer(self, shard: Shard) -> None:
+        """Add a shard whose tokens were counted and lie elsewhere."""
+        self.split = replace(self.split, shards=(*self.split.shards, shard))
+
+
+def domain(name: str, sources: tuple[str, ...], tokenizer: Tokenizer, train: Shards, valid: Shards) -> Domain:
+    """The domain that these two sides are; its fingerprint changes with tokens, bytes and tokenizer."""
+    sides = [f"{side.digest.hexdigest()} {side.split.bytes}" for side in (train, valid)]  # BPB divides by the bytes
+    text = "\n".join([tokenizer.fingerprint, *sides])
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Domain(name, train.split.tokens, train.split, valid.split, fingerprint, sources)
 
 
 def ahead(pool: ThreadPoolExecutor, act: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

@@ -41,7 +41,7 @@ class Resident:
         flat = torch.empty(int(starts[-1]), dtype=_dtype(store), device=device)
         for start, (_, shard) in zip(starts[:-1].tolist(), shards, strict=True):
             for at in range(0, shard.tokens, PIECE):
-                piece = np.array(store.tokens(shard)[at : at + PIECE])
+                piece = np.array(store.read(shard, at, at + PIECE))
                 flat[start + at : start + at + len(piece)] = _signed(piece)
         self._windows = flat.as_strided((max(0, len(flat) - store.sequence), store.sequence + 1), (1, 1))
 

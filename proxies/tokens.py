@@ -27,14 +27,13 @@ from numpy.typing import DTypeLike, NDArray
 from mixopt.domains import Domain, Manifest, Shard
 from mixopt.errors import DataError
 from mixopt.mixture import FloatArray
+from proxies.windows import IntArray, Rows, window
 
-IntArray = NDArray[np.int64]
 WordArray = NDArray[np.uint64]
-Rows = NDArray[np.integer]
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 HALF = np.uint64(32)
 ROUNDS = 6  # four favour some positions of domains below a hundred blocks by up to 12 %, six by less than 6
-OPEN_SHARDS = 512  # mapped at once: a process may have 1024 files open
+OPEN_SHARDS = 400  # mapped at once, each a file or two: a process may have 1024 open
 
 
 class TokenStore:
@@ -44,7 +43,7 @@ class TokenStore:
         self.manifest, self.sequence = manifest, sequence
         self.dtype = np.dtype(f"<u{manifest.token_bytes}")
         self._splits = {split: _Split(manifest, split, sequence) for split in ("train", "valid")}
-        self._view = lru_cache(OPEN_SHARDS)(self._map)
+        self._window = lru_cache(OPEN_SHARDS)(lambda shard: window(manifest.root, shard, self.dtype, sequence))
 
     def blocks(self, name: str, split: str = "train") -> int:
         """Number of blocks of a domain's "train" or "valid" split."""
@@ -72,7 +71,7 @@ class TokenStore:
             raise IndexError(f"blocks are numbered from 0 to {own.starts[-1] - 1} (got {flat.min()} to {flat.max()}).")
         for i in np.flatnonzero(np.diff(cuts)):
             mine = order[cuts[i] : cuts[i + 1]]
-            rows[mine] = self._view(own.shards[i])[flat[mine] - own.starts[i]]
+            rows[mine] = self._window(own.shards[i]).rows(flat[mine] - own.starts[i])
         return rows.reshape(*blocks.shape, self.sequence + 1)
 
     def held_out(self, name: str, tokens: int) -> Rows:
@@ -82,15 +81,9 @@ class TokenStore:
         blocks = np.sort(permute(np.arange(wanted), have, key(0, name, "held out")))
         return self.gather(self.first(name, "valid") + blocks, "valid")
 
-    def tokens(self, shard: Shard) -> Rows:
-        """The token ids of a shard, on disk until they are read."""
-        return np.memmap(self.manifest.root / shard.path, dtype=self.dtype, mode="r", shape=(shard.tokens,))
-
-    def _map(self, shard: Shard) -> Rows:
-        """A strided view [blocks, S + 1] of a shard; nothing is copied."""
-        shape, width = (_blocks(shard, self.sequence), self.sequence + 1), self.dtype.itemsize
-        strides = (self.sequence * width, width)
-        return np.lib.stride_tricks.as_strided(self.tokens(shard), shape, strides, writeable=False)
+    def read(self, shard: Shard, start: int, stop: int) -> Rows:
+        """Tokens start to stop of a shard, as wide as those of the store; on disk until they are used where they can be."""
+        return self._window(shard).read(start, stop).astype(self.dtype, copy=False)
 
 
 class _Split:
