@@ -10,6 +10,7 @@ from mixopt.domains import Manifest
 from mixopt.errors import JobError, did_you_mean
 
 TOKENIZERS = ("bytes", "train", "file")
+TOKEN_TYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class HubSource:
 class Source:
     """One domain's documents: files (`path`, a glob of any fsspec URL) or a dataset of the hub, in column `text`.
 
+    Or token files of others: Megatron's .bin and .idx, .npy, MDS; `dtype` is that of ids whose file does not say it.
     `valid` is a glob of held-out documents; without it they are split off. `tokens` is what the real run has, where
     these documents are only a part of it.
     """
@@ -36,6 +38,7 @@ class Source:
     hf: HubSource | None = None
     valid: str | None = None
     tokens: int | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ def _source_problems(name: str, source: Source) -> Iterator[str]:
         yield f"data.domains: {name!r} cannot name a folder; use letters, digits, '-' and '_'."
     if (source.path is None) == (source.hf is None):
         yield f"{where}: give exactly one of path (a glob of files) and hf (a dataset of the hub)."
+    if source.dtype is not None and source.dtype not in TOKEN_TYPES:
+        yield f"{where}.dtype: unknown type {source.dtype!r}; {did_you_mean(source.dtype, TOKEN_TYPES)}"
     if source.tokens is not None and source.tokens <= 0:
         yield f"{where}.tokens: must be positive (got {source.tokens})."
 

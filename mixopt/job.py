@@ -291,6 +291,7 @@ def _source(domain: DomainSection, folder: Path, where: str) -> Source:
         hf=HubSource(**domain.hf.model_dump()) if domain.hf else None,
         valid=_path(domain.valid, folder, f"{where}.valid") if domain.valid else None,
         tokens=domain.tokens,
+        dtype=domain.dtype,
     )
 
 

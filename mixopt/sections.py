@@ -30,13 +30,17 @@ class HubSection(Section):
 
 
 class DomainSection(Section):
-    """One domain: files (`path`, any fsspec URL with globs) or a hub dataset; `tokens` is what the real run has."""
+    """One domain: files (`path`, any fsspec URL with globs) or a hub dataset; `tokens` is what the real run has.
+
+    `dtype` is that of a token file's ids, where it does not say it.
+    """
 
     path: str | None = None
     text: str = "text"
     hf: HubSection | None = None
     valid: str | None = None
     tokens: Positive | None = None
+    dtype: str | None = None
 
 
 class TokenizerSection(Section):

@@ -13,10 +13,11 @@ from mixopt.job import Job
 from mixopt.methods import BASELINES, make
 from mixopt.methods.online import Online
 from mixopt.rehearsal import beside
-from pipelines import environment, readers, tokenizer, tuned
+from pipelines import environment, tokenizer, tuned
 from pipelines.compare import plan, refuse_policies
 from pipelines.compute import compiled, refuse_too_large
 from pipelines.plan import cost, make_space, refuse_too_few, setting, sketch
+from pipelines.prepare import corpus as prepared
 from proxies.sizes import shape
 from proxies.train import available, tokens_per_second
 
@@ -91,8 +92,8 @@ def corpus(job: Job, folder: Path) -> tuple[list[str], int]:
     """
     config = job.data_config(folder)
     if config.domains is not None:
-        for name, source in config.domains.items():
-            readers.parts(name, source)
+        for name in config.domains:
+            prepared(name, config)
         known = tuple(Domain(name, source.tokens) for name, source in config.domains.items() if source.tokens)
         if len(known) == len(config.domains):
             make_space(job, known)

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from mixopt.data import TOKEN_TYPES
 from mixopt.domains import TokenFile
 from mixopt.errors import DataError
-from pipelines.token_files import CHUNK, LONGEST, TYPES, Chunk, Ids, identity, no_end, told
+from pipelines.token_files import CHUNK, LONGEST, Chunk, Ids, identity, no_end, told
 
 COLUMNS = ("tokens", "input_ids")
 LLM_FOUNDRY = "int64"
@@ -99,11 +100,15 @@ def read_index(folder: str, where: str, dtype: str | None) -> Mds:
         files = [str(_file(Path(folder), shard, where)) for shard in shards]
         samples = sum(shard["samples"] for shard in shards)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise DataError(f"{where}: index.json is not one of MDS, version 2 ({type(e).__name__}: {e}). Write it again.") from e
+        raise DataError(
+            f"{where}: index.json is not one of MDS, version 2 ({type(e).__name__}: {e}). Write it again."
+        ) from e
     if not samples:
         raise DataError(f"{where}: holds no samples.")
     if len(types) > 1:
-        raise DataError(f"{where}: its shards have ids of several types ({', '.join(sorted(types))}). Convert them alike.")
+        raise DataError(
+            f"{where}: its shards have ids of several types ({', '.join(sorted(types))}). Convert them alike."
+        )
     return Mds(folder, where, identity(str(path), *files, dtype=types.copy().pop()), types.pop(), shards)
 
 
@@ -117,7 +122,7 @@ def _type(shard: Mapping[str, Any], where: str, dtype: str | None) -> str:
     kind, *rest = encoding.split(":")
     if kind == "bytes":
         return dtype or LLM_FOUNDRY
-    if kind != "ndarray" or (rest and rest[0] not in TYPES):
+    if kind != "ndarray" or (rest and rest[0] not in TOKEN_TYPES):
         raise DataError(f"{where}: column {names[0]!r} is encoded as {encoding} (allowed: bytes, ndarray of integers).")
     if rest:
         told(where, rest[0], dtype)
@@ -150,13 +155,17 @@ def _content(folder: Path, shard: Mapping[str, Any], where: str) -> Any:
     try:
         import zstandard
     except ImportError as e:
-        raise DataError(f"{where}: is compressed by zstd, and zstandard is not there. Install it: pip install zstandard.") from e
+        raise DataError(
+            f"{where}: is compressed by zstd, and zstandard is not there. Install it: pip install zstandard."
+        ) from e
     try:
         content = zstandard.ZstdDecompressor().decompress(path.read_bytes(), shard["raw_data"]["bytes"])
     except zstandard.ZstdError as e:
         raise DataError(f"{where}: cannot be decompressed ({e}). Fetch it again.") from e
     if len(content) != shard["raw_data"]["bytes"]:
-        raise DataError(f"{where}: {len(content):,} bytes, the index says {shard['raw_data']['bytes']:,}. Fetch it again.")
+        raise DataError(
+            f"{where}: {len(content):,} bytes, the index says {shard['raw_data']['bytes']:,}. Fetch it again."
+        )
     return content
 
 
@@ -196,7 +205,9 @@ def _decoded(data: memoryview, encoding: str, dtype: str, where: str) -> Ids:
             count, data = int(np.prod(np.frombuffer(data[1:end], shape_type).astype(np.int64))), data[end:]
         ids = np.frombuffer(data, np.dtype(dtype).newbyteorder("<"))
     except (ValueError, KeyError, IndexError) as e:
-        raise DataError(f"{where}: is no {encoding} of {dtype or 'integers'} ({e}). Give the domain's dtype, or fetch it again.") from e
+        raise DataError(
+            f"{where}: is no {encoding} of {dtype or 'integers'} ({e}). Give the domain's dtype, or fetch it again."
+        ) from e
     if count is not None and count != len(ids):
         raise DataError(f"{where}: damaged, {len(ids):,} ids instead of {count:,}. Fetch its shard again.")
     return ids

@@ -1,4 +1,4 @@
-"""Documents in, token shards and a manifest out: done once for the same inputs.
+"""Documents or token files in, token shards and a manifest out: done once for the same inputs.
 
     store/data/<key>/manifest.json          domains, counts, tokenizer
     store/data/<key>/prepared.json          what the key stands for, and how many documents were dropped
@@ -14,9 +14,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,11 +25,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mixopt.data import DataConfig
-from mixopt.domains import Domain, Manifest, Shard, Split
+from mixopt.domains import Domain, Manifest
 from mixopt.errors import DataError
 from mixopt.progress import Progress
-from pipelines import environment, readers, tokenizer
+from pipelines import environment, readers, token_files, tokenizer
+from pipelines.adopt import Adopted, adopt, digests, peek
+from pipelines.held_out import HeldOut, digest
 from pipelines.readers import Part
+from pipelines.shards import THREADS, Shards, ahead, domain_of
 from pipelines.tokenizer import Encoder, TokenArray
 
 FORMAT = "mixopt.data/v2"
@@ -50,33 +52,6 @@ class Corpus:
     sources: tuple[str, ...]
     train: list[Part]
     valid: list[Part] = field(default_factory=list)
-
-
-@dataclass
-class HeldOut:
-    """Which documents are held out: those of `valid` parts, elsewhere the hashes of a text below `limit`.
-
-    Equal texts are always on one side, in whichever domains they are. Where a domain has `valid` parts a hash alone
-    cannot know that, so the digests of all held-out documents are kept.
-    """
-
-    limit: int
-    keep: bool
-    digests: set[int] = field(default_factory=set)
-
-    def side(self, raw: bytes, split_off: bool) -> str:
-        """Where a document belongs: `train`, `valid` or, if another domain holds it out, `dropped`."""
-        digest = _digest(raw)
-        if split_off and digest < self.limit:
-            if self.keep:
-                self.digests.add(digest)
-            return "valid"
-        return "dropped" if digest in self.digests else "train"
-
-    def never(self, raw: bytes) -> bool:
-        """Whether no domain could hold this document out."""
-        digest = _digest(raw)
-        return digest >= self.limit and digest not in self.digests
 
 
 def prepare(config: DataConfig, store: Path, progress: Progress) -> Manifest:
@@ -105,40 +80,67 @@ def prepare(config: DataConfig, store: Path, progress: Progress) -> Manifest:
     return with_available_tokens(Manifest.load(folder), config)
 
 
-def _corpora(config: DataConfig) -> list[Corpus]:
+def _corpora(config: DataConfig) -> list[Corpus | Adopted]:
     """The domains, sorted by name, with their files."""
+    found: list[Corpus | Adopted]
     if config.domains is None:
         found = [Corpus(name, ("environment",), [part]) for name, part in sorted(environment.parts().items())]
     else:
-        found = _each(lambda name: _corpus(name, config), sorted(config.domains))
+        found = _each(lambda name: corpus(name, config), sorted(config.domains))
     if len(found) < 2:
         names = ", ".join(corpus.name for corpus in found) or "none"
         raise DataError(f"data: a mixture needs at least two domains (got {names}). Add a domain.")
     return found
 
 
-def _corpus(name: str, config: DataConfig) -> Corpus:
+def corpus(name: str, config: DataConfig) -> Corpus | Adopted:
+    """One domain's files. Raises DataError for those that cannot be used, as far as that shows without reading them."""
     source = (config.domains or {})[name]
     where = source.hf.path if source.hf else source.path
+    sources = tuple(s for s in (where, source.valid) if s)
+    tokens = token_files.find(name, source.path, source.dtype) if source.path else []
+    tokens_valid = token_files.find(name, source.valid, source.dtype) if source.valid else []
+    if source.valid and bool(tokens) != bool(tokens_valid):
+        raise DataError(f"domain {name!r}: {where} and {source.valid} are text and token files. Give both as one kind.")
+    if tokens and config.tokenizer.kind == "train":
+        raise DataError(
+            f"domain {name!r}: {where} are token files, so the tokenizer is not to be trained. Give the one that made them: "
+            "data.tokenizer: {file: tokenizer.json}."
+        )
+    if tokens:
+        return Adopted(name, sources, tokens, tokens_valid)
+    if source.dtype:
+        raise DataError(f"domain {name!r}: dtype belongs to token files, {where} is text. Leave it out.")
     valid = readers.files(name, source.valid, source.text) if source.valid else []
-    return Corpus(name, tuple(s for s in (where, source.valid) if s), readers.parts(name, source), valid)
+    return Corpus(name, sources, readers.parts(name, source), valid)
 
 
-def _build(config: DataConfig, corpora: list[Corpus], inputs: dict[str, Any], out: Path, progress: Progress) -> None:
+def _build(
+    config: DataConfig, corpora: list[Corpus | Adopted], inputs: dict[str, Any], out: Path, progress: Progress
+) -> None:
     """Write shards, tokenizer and manifest into `out`."""
-    _each(_peek, corpora)
+    text = [corpus for corpus in corpora if isinstance(corpus, Corpus)]
+    ready = [corpus for corpus in corpora if isinstance(corpus, Adopted)]
+    _each(_peek, text)
     held_out = HeldOut(int(config.validation_fraction * 2**64), keep=any(corpus.valid for corpus in corpora))
-    for corpus in corpora:
-        held_out.digests.update(_digest(raw) for _, raw in _documents(corpus.valid, config.max_bytes))
+    for one in text:
+        held_out.digests.update(digest(raw) for _, raw in _documents(one.valid, config.max_bytes))
     with progress.task("train the tokenizer", None, "bytes") as advance:
-        encoder = tokenizer.make(config.tokenizer, _sample(corpora, held_out, advance))
+        encoder = tokenizer.make(config.tokenizer, _sample(text, held_out, advance))
+    _each(partial(peek, encoder=encoder), ready)
+    for other in ready:
+        held_out.digests.update(digests(other, encoder, config.max_bytes))
     encoder.save(out)
     domains, dropped = [], {}
-    for corpus in sorted(corpora, key=lambda c: bool(c.valid)):  # what is split off must be known to the others
-        with progress.task(f"tokenise {corpus.name}", None, "bytes") as advance:
-            sided = _sided(corpus, held_out, config.max_bytes)
-            domain, dropped[corpus.name] = _tokenise(corpus, sided, encoder, out, advance)
-        domains.append(_checked(domain, config))
+    for own in sorted(corpora, key=lambda c: bool(c.valid)):  # what is split off must be known to the others
+        act = "check" if isinstance(own, Adopted) else "tokenise"
+        with progress.task(f"{act} {own.name}", None, "bytes") as advance:
+            if isinstance(own, Adopted):
+                made, dropped[own.name] = adopt(own, held_out, encoder, config.max_bytes, out, advance)
+            else:
+                sided = _sided(own, held_out, config.max_bytes)
+                made, dropped[own.name] = _tokenise(own, sided, encoder, out, advance)
+        domains.append(_checked(made, config))
     Manifest(tuple(sorted(domains, key=lambda d: d.name)), encoder.identity, out).save()
     (out / "prepared.json").write_text(json.dumps({**inputs, "dropped": dropped}, indent=1) + "\n", encoding="utf-8")
 
@@ -177,10 +179,8 @@ def _tokenise(
     advance: Callable[[float], None],
 ) -> tuple[Domain, int]:
     """Write one domain's shards; also the number of documents dropped because they are held out elsewhere."""
-    suffix = "u16" if encoder.identity.vocabulary <= 1 << 16 else "u32"
-    shards = {side: Shards(out, f"{corpus.name}/{side}", suffix) for side in ("train", "valid")}
-    (out / corpus.name).mkdir()
-    dropped = 0
+    train, valid = Shards.sides(out, corpus.name, encoder.identity)
+    shards, dropped = {"train": train, "valid": valid}, 0
     with ThreadPoolExecutor(THREADS) as pool:
         for batch in ahead(pool, partial(_encoded, encoder), _batches(sided)):
             for side, count, size, documents in batch:
@@ -188,10 +188,7 @@ def _tokenise(
                     shards[side].append(np.concatenate(documents), count, size)
                 dropped += count if side == "dropped" else 0
                 advance(size)
-    train, valid = shards["train"], shards["valid"]
-    sides = [f"{side.digest.hexdigest()} {side.split.bytes}" for side in (train, valid)]  # BPB divides by the bytes
-    fingerprint = _sha("\n".join([encoder.identity.fingerprint, *sides]))
-    return Domain(corpus.name, train.split.tokens, train.split, valid.split, fingerprint, corpus.sources), dropped
+    return domain_of(corpus.name, corpus.sources, encoder.identity, train, valid), dropped
 
 
 def _encoded(encoder: Encoder, batch: list[tuple[str, str, int]]) -> list[tuple[str, int, int, list[TokenArray]]]:
@@ -299,10 +296,6 @@ def _publish(folder: Path, build: Callable[[Path], None]) -> None:
         out.rename(folder)
     finally:
         shutil.rmtree(out, ignore_errors=True)
-
-
-def _digest(raw: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "big")
 
 
 def _sha(text: str) -> str:

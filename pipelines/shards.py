@@ -59,7 +59,7 @@ class Shards:
         self.split = replace(self.split, shards=(*self.split.shards, shard))
 
 
-def domain(name: str, sources: tuple[str, ...], tokenizer: Tokenizer, train: Shards, valid: Shards) -> Domain:
+def domain_of(name: str, sources: tuple[str, ...], tokenizer: Tokenizer, train: Shards, valid: Shards) -> Domain:
     """The domain that these two sides are; its fingerprint changes with tokens, bytes and tokenizer."""
     sides = [f"{side.digest.hexdigest()} {side.split.bytes}" for side in (train, valid)]  # BPB divides by the bytes
     text = "\n".join([tokenizer.fingerprint, *sides])

@@ -24,13 +24,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mixopt.data import TOKEN_TYPES
 from mixopt.domains import TokenFile
 from mixopt.errors import DataError
 from pipelines import readers
 
 Ids = NDArray[np.integer]
 IntArray = NDArray[np.int64]
-TYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
 CHUNK = 1 << 20  # tokens read at once, or one document where that is longer
 LONGEST = 1 << 27  # tokens of a document whose end must be looked for
 MAGIC, LEGACY, HEAD = b"MMIDIDX\x00\x00", b"TNTIDX\x00\x00", 34
@@ -82,7 +82,8 @@ class Megatron:
         return f"{self.prefix}.bin"
 
     def chunks(self, end_of_text: int) -> Iterator[Chunk]:
-        """All documents. Raises DataError for one that does not end with end of text."""
+        """All documents. Raises DataError for a damaged index, and a document that does not end with end of text."""
+        self._check_index()
         flat = np.memmap(self.path, self.dtype, "r").view(np.ndarray)
         start = 0
         for ends_M in self._ends():
@@ -101,7 +102,7 @@ class Megatron:
 
     def _ends(self) -> Iterator[IntArray]:
         """Where documents end, in tokens from the beginning of the file, many at a time."""
-        _, begins, documents = _index(f"{self.prefix}.idx", self.sequences, self.documents)
+        _, begins, documents = self._index()
         for i in range(1, self.documents, CHUNK):
             at_M = np.asarray(documents[i : i + CHUNK])
             last_M = np.minimum(at_M, self.sequences - 1)
@@ -109,6 +110,32 @@ class Megatron:
             yield np.where(at_M < self.sequences, begins[last_M] // width, self.tokens)
         if self.documents == 0 or documents[-1] < self.sequences:
             yield np.array([self.tokens])
+
+    def _index(self) -> tuple[Ids, Ids, Ids]:
+        return _index(f"{self.prefix}.idx", self.sequences, self.documents)
+
+    def _check_index(self) -> None:
+        """Raise DataError for sequences or documents that do not follow each other."""
+        lengths, begins, firsts = self._index()
+        where, before, end = f"{self.where}: its index is damaged:", 0, 0
+        for i in range(0, self.sequences, CHUNK):
+            own = lengths[i : i + CHUNK].astype(np.int64) * np.dtype(self.dtype).itemsize
+            starts = end + np.cumsum(own) - own
+            wrong = np.flatnonzero((own < 0) | (begins[i : i + CHUNK] != starts))
+            if len(wrong):
+                k = int(wrong[0])
+                raise DataError(
+                    f"{where} sequence {i + k:,} of {own[k]:,} bytes begins at byte {begins[i + k]:,}, those before it end at "
+                    f"{starts[k]:,}. Copy it again."
+                )
+            end += int(own.sum())
+        for i in range(0, self.documents, CHUNK):
+            own = firsts[i : i + CHUNK]
+            if (i == 0 and own[0] != 0) or (np.diff(own, prepend=before) < 0).any() or own[-1] > self.sequences:
+                raise DataError(
+                    f"{where} documents do not rise from 0 to its {self.sequences:,} sequences. Copy it again."
+                )
+            before = int(own[-1])
 
     def _check_ends(self, chunk: Chunk, end_of_text: int) -> None:
         wrong = np.flatnonzero(chunk.ids[chunk.ends_M - 1] != end_of_text)
@@ -223,7 +250,7 @@ def _open(path: str, where: str, dtype: str | None) -> Given:
 
 
 def _megatron(prefix: str, where: str, dtype: str | None) -> Megatron:
-    """The pair, after its index was checked against the ids. Raises DataError with what does not fit."""
+    """The pair, after the end of its index was checked against that of the ids. Raises DataError with what does not fit."""
     name = f"{prefix}.idx"
     size = Path(name).stat().st_size
     with Path(name).open("rb") as f:
@@ -243,10 +270,13 @@ def _megatron(prefix: str, where: str, dtype: str | None) -> Megatron:
         )
     need = HEAD + 12 * sequences + 8 * documents
     if size not in (need, need + sequences):
-        raise DataError(f"{where}: {name} is truncated or damaged: {size:,} bytes, its counts need {need:,}. Copy it again.")
+        raise DataError(
+            f"{where}: {name} is truncated or damaged: {size:,} bytes, its counts need {need:,}. Copy it again."
+        )
     told(where, CODES[code], dtype)
-    tokens = _check_index(where, name, (sequences, documents), np.dtype(CODES[code]).itemsize)
     width, have = np.dtype(CODES[code]).itemsize, Path(f"{prefix}.bin").stat().st_size
+    lengths, begins, _ = _index(name, sequences, documents)
+    tokens = int(begins[-1]) // width + int(lengths[-1]) if sequences else 0
     if have != tokens * width or not tokens:
         raise DataError(
             f"{where}: {have:,} bytes, its index speaks of {tokens:,} tokens of {CODES[code]}, {tokens * width:,} bytes. "
@@ -261,30 +291,6 @@ def _index(name: str, sequences: int, documents: int) -> tuple[Ids, Ids, Ids]:
     at = HEAD + np.cumsum([0, 4 * sequences, 8 * sequences, 8 * documents])
     lengths, begins, firsts = (raw[at[i] : at[i + 1]] for i in range(3))
     return lengths.view("<i4"), begins.view("<i8"), firsts.view("<i8")
-
-
-def _check_index(where: str, name: str, counts: tuple[int, int], width: int) -> int:
-    """The tokens of all sequences. Raises DataError for sequences or documents that do not follow each other."""
-    lengths, begins, firsts = _index(name, *counts)
-    tokens, before = 0, 0
-    for i in range(0, counts[0], CHUNK):
-        own = lengths[i : i + CHUNK].astype(np.int64)
-        starts = (tokens + np.cumsum(own) - own) * width
-        wrong = np.flatnonzero((own < 0) | (begins[i : i + CHUNK] != starts))
-        if len(wrong):
-            k = int(wrong[0])
-            raise DataError(
-                f"{where}: {name} is damaged: sequence {i + k:,} of {own[k]} tokens begins at byte {begins[i + k]:,}, those "
-                f"before it end at {starts[k]:,}. Copy it again."
-            )
-        tokens += int(own.sum())
-    for i in range(0, counts[1], CHUNK):
-        own = firsts[i : i + CHUNK]
-        steps = np.diff(own, prepend=before)
-        if (i == 0 and own[0] != 0) or (steps < 0).any() or own[-1] > counts[0]:
-            raise DataError(f"{where}: {name} is damaged: its documents do not rise from 0 to {counts[0]:,} sequences.")
-        before = int(own[-1])
-    return tokens
 
 
 def _npy(path: str, where: str, dtype: str | None) -> Flat:
@@ -302,10 +308,14 @@ def _npy(path: str, where: str, dtype: str | None) -> Flat:
                     f"{size - offset:,} bytes follow. Copy it again."
                 )
     if dtype is None:
-        raise DataError(f"{where}: has no header that says how wide its ids are. Give the domain's dtype, such as uint16.")
+        raise DataError(
+            f"{where}: has no header that says how wide its ids are. Give the domain's dtype, such as uint16."
+        )
     width = np.dtype(dtype).itemsize
     if (size - offset) % width or size == offset:
-        raise DataError(f"{where}: {size:,} bytes are no whole number of {dtype} ids. It is empty, truncated, or of another dtype.")
+        raise DataError(
+            f"{where}: {size:,} bytes are no whole number of {dtype} ids. It is empty, truncated, or of another dtype."
+        )
     return Flat(path, where, identity(path, dtype=dtype), dtype, (size - offset) // width, offset)
 
 
@@ -319,10 +329,10 @@ def _header(f: object, where: str) -> tuple[str, int]:
         shape, by_columns, dtype = read(f)
     except ValueError as e:
         raise DataError(f"{where}: its numpy header cannot be read ({e}). Write it again.") from e
-    if dtype.name not in TYPES or dtype.byteorder == ">" or (by_columns and len(shape) > 1):
+    if dtype.name not in TOKEN_TYPES or dtype.byteorder == ">" or (by_columns and len(shape) > 1):
         raise DataError(
             f"{where}: a numpy array of {dtype.str} in {'columns' if by_columns else 'rows'} (allowed: little-endian "
-            f"{', '.join(TYPES)} in rows). Write the ids as one of these."
+            f"{', '.join(TOKEN_TYPES)} in rows). Write the ids as one of these."
         )
     return dtype.name, int(np.prod(shape))
 
@@ -330,7 +340,9 @@ def _header(f: object, where: str) -> tuple[str, int]:
 def told(where: str, found: str, given: str | None) -> None:
     """Raise DataError where the job names another type than the file does."""
     if given is not None and found != given:
-        raise DataError(f"{where}: holds {found}, the job says dtype: {given}. Leave dtype out, or name the right files.")
+        raise DataError(
+            f"{where}: holds {found}, the job says dtype: {given}. Leave dtype out, or name the right files."
+        )
 
 
 def no_end(where: str, start: int, length: int, last: int, end_of_text: int) -> str:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby, repeat
 from operator import itemgetter
 from pathlib import Path
@@ -52,6 +53,9 @@ class Encoder(Protocol):
     def encode(self, texts: Sequence[str]) -> list[TokenArray]:
         """The ids of each document, end of text last."""
 
+    def text_bytes(self) -> Counts:
+        """How many bytes of text each id stands for; end of text for none."""
+
     def save(self, folder: Path) -> None:
         """Write the tokenizer's file, if it has one, next to the manifest."""
 
@@ -64,6 +68,10 @@ class Bytes:
     def encode(self, texts: Sequence[str]) -> list[TokenArray]:
         """The bytes of each document, end of text last."""
         return [np.append(np.frombuffer(text.encode(), np.uint8).astype("<u2"), np.uint16(256)) for text in texts]
+
+    def text_bytes(self) -> Counts:
+        """One byte of text for each id but end of text."""
+        return np.append(np.ones(256, np.int64), 0)
 
     def save(self, folder: Path) -> None:
         """Bytes need no file."""
@@ -148,6 +156,23 @@ class Subwords:
             self._known = known = {}
         known.update((word, ids) for word, ids in fresh.items() if len(word) <= KNOWN_LENGTH)
         return found
+
+    def text_bytes(self) -> Counts:
+        """How many bytes of text each id stands for; end of text for none.
+
+        Of byte-level tokens it is the characters of their names, of others the UTF-8 of the text that they are decoded
+        to. Raises DataError for decoders that do not say it of single tokens.
+        """
+        names = self._library.get_vocab(with_added_tokens=False)
+        added = {i: token.content for i, token in self._library.get_added_tokens_decoder().items()}
+        size_of = _size_of_name(json.loads(self._body))
+        sizes = np.zeros(self.identity.vocabulary, np.int64)
+        for name, i in names.items():
+            sizes[i] = size_of(name)
+        for i, content in added.items():
+            sizes[i] = len(content.encode())
+        sizes[self.identity.end_of_text] = 0
+        return sizes
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json."""
@@ -250,6 +275,21 @@ def _words(pieces: Sequence[str]) -> Any:
 
     spaced = pc.replace_substring_regex(pa.array(pieces), LAST_SPACE, rf"\1{MARK}\2")
     return pc.split_pattern(pc.replace_substring_regex(spaced, WORD, rf"\0{MARK}"), MARK)
+
+
+def _size_of_name(body: dict[str, Any]) -> Callable[[str], int]:
+    """Bytes of the text that a token of this name stands for."""
+    decoder = body.get("decoder") or {}
+    parts = decoder.get("decoders", [decoder])
+    kinds = {part.get("type") for part in parts}
+    if "ByteLevel" in kinds:
+        return len
+    if not kinds & {"Metaspace", "ByteFallback", "Replace"} or "WordPiece" in kinds:
+        raise DataError(
+            f"its decoder ({', '.join(sorted(map(str, kinds)))}) does not say which text single tokens stand for, by which "
+            "bits per byte are counted (known are ByteLevel, Metaspace and ByteFallback). Give the text instead of token files."
+        )
+    return lambda name: 1 if re.fullmatch(r"<0x[0-9A-F]{2}>", name) else len(name.replace("\u2581", " ").encode())
 
 
 def _splits_as_gpt2(body: str) -> bool:

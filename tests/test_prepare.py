@@ -24,6 +24,7 @@ from mixopt.domains import Domain, Manifest
 from mixopt.errors import DataError, JobError
 from mixopt.progress import Silent
 from pipelines import prepare as module
+from pipelines import shards as shards_module
 from pipelines.prepare import prepare
 
 BYTES = TokenizerConfig("bytes")
@@ -129,7 +130,7 @@ def test_a_tokenizer_sees_every_domain_and_files_from_end_to_end(
         "a": Source(str(tmp_path / "many-*.jsonl")),
         "b": Source(write(tmp_path / "b.jsonl", ["vwk " * 9000, *B])),
     }
-    corpora = [module._corpus(name, DataConfig(sources, tokenizer=BYTES)) for name in sources]
+    corpora = [module.corpus(name, DataConfig(sources, tokenizer=BYTES)) for name in sources]
     seen: list[float] = []
     sample = list(module._sample(corpora, module.HeldOut(0, keep=False), seen.append))
     assert [text[-6:] for text in sample if "qxjz" in text] == [" file0", " file4", " file8", "file12"]
