@@ -19,7 +19,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,13 +48,27 @@ class Chunk:
 
 
 class Given(Protocol):
-    """A dataset of token ids. `path`, `offset` say where they lie one after another; no path: they must be copied."""
+    """A dataset of token ids."""
 
-    where: str
-    identity: str
-    path: str
-    offset: int
-    dtype: str
+    @property
+    def where(self) -> str:
+        """What errors call it."""
+
+    @property
+    def identity(self) -> str:
+        """Changes when a file of it does."""
+
+    @property
+    def path(self) -> str:
+        """The file in which its ids lie one after another; empty where they must be copied."""
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the file before the first id."""
+
+    @property
+    def dtype(self) -> str:
+        """Numpy's name for the type of the ids; empty where every sample says its own."""
 
     def chunks(self, end_of_text: int) -> Iterator[Chunk]:
         """All documents. Raises DataError where the file is not what it says."""
@@ -130,12 +144,12 @@ class Megatron:
                 )
             end += int(own.sum())
         for i in range(0, self.documents, CHUNK):
-            own = firsts[i : i + CHUNK]
-            if (i == 0 and own[0] != 0) or (np.diff(own, prepend=before) < 0).any() or own[-1] > self.sequences:
+            some = firsts[i : i + CHUNK]
+            if (i == 0 and some[0] != 0) or (np.diff(some, prepend=before) < 0).any() or some[-1] > self.sequences:
                 raise DataError(
                     f"{where} documents do not rise from 0 to its {self.sequences:,} sequences. Copy it again."
                 )
-            before = int(own[-1])
+            before = int(some[-1])
 
     def _check_ends(self, chunk: Chunk, end_of_text: int) -> None:
         wrong = np.flatnonzero(chunk.ids[chunk.ends_M - 1] != end_of_text)
@@ -319,7 +333,7 @@ def _npy(path: str, where: str, dtype: str | None) -> Flat:
     return Flat(path, where, identity(path, dtype=dtype), dtype, (size - offset) // width, offset)
 
 
-def _header(f: object, where: str) -> tuple[str, int]:
+def _header(f: BinaryIO, where: str) -> tuple[str, int]:
     """Type and number of ids of a file with numpy's header."""
     from numpy.lib import format as numpy_format
 

@@ -27,9 +27,11 @@ from numpy.typing import DTypeLike, NDArray
 from mixopt.domains import Domain, Manifest, Shard
 from mixopt.errors import DataError
 from mixopt.mixture import FloatArray
-from proxies.windows import IntArray, Rows, window
+from proxies.windows import window
 
+IntArray = NDArray[np.int64]
 WordArray = NDArray[np.uint64]
+Rows = NDArray[np.integer]
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 HALF = np.uint64(32)
 ROUNDS = 6  # four favour some positions of domains below a hundred blocks by up to 12 %, six by less than 6
