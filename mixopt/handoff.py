@@ -163,6 +163,20 @@ def save(document: Mapping[str, Any], path: Path) -> None:
     write_atomically(path, text + "\n")
 
 
+def complete(path: Path, sources: Mapping[str, Mapping[str, Any]]) -> None:
+    """Say in `mixture.json` where domains' data is: what is given of a domain replaces what is there.
+
+    Raises DataError for a file that is wrong, and for kinds of sources that there are not.
+    """
+    body = dict(_read(path))
+    domains = [
+        {**item, "sources": {**item.get("sources", {}), **sources.get(item["name"], {})}} for item in body["domains"]
+    ]
+    body["domains"] = domains
+    parse(body)
+    save(body, path)
+
+
 def load(path: Path) -> Plan:
     """Read `mixture.json`. Raises DataError with what is wrong in it."""
     try:
@@ -228,12 +242,33 @@ def _planned(domain: Domain, tokens: int, manifest: Manifest | None) -> PlannedD
     if manifest and domain.train.shards and manifest.tokenizer.kind == "file":  # else they are the proxies' own ids
         shards = tuple(Shard(str((manifest.root / s.path).absolute()), s.tokens) for s in domain.train.shards)
         sources = replace(sources, shards=shards, dtype=f"uint{8 * manifest.token_bytes}")
+    if domain.files:
+        sources = _of_others(sources, domain, tokens)
     per_doc = domain.train.tokens / domain.train.documents if domain.train.documents else None
     return PlannedDomain(domain.name, tokens, per_doc, domain.fingerprint, sources)
 
 
+def _of_others(sources: Sources, domain: Domain, tokens: int) -> Sources:
+    """The token files that a domain was prepared from, under the names that their frameworks know.
+
+    A prefix and a folder are named where the domain is one and its files are all that the real run has. Ids of any
+    integer type of 2 or 4 bytes are the same bits as those without a sign.
+    """
+    (first, *more), whole = domain.files, domain.train.tokens >= tokens
+    if first.kind == "mds":
+        return replace(sources, mds=first.path if whole and first.row and not more else "")
+    suffix = ".bin" if first.kind == "megatron" else ""
+    shards = tuple(Shard(f.path + suffix, f.tokens) for f in domain.files)
+    dtype = {"uint16": "uint16", "int16": "uint16", "uint32": "uint32", "int32": "uint32"}.get(first.dtype, "")
+    if not dtype or not all(f.plain for f in domain.files):
+        shards, dtype = (), ""
+    prefix = first.path if first.kind == "megatron" and whole and not more else ""
+    return replace(sources, shards=shards, dtype=dtype, megatron_prefix=prefix)
+
+
 def _entry(domain: PlannedDomain) -> dict[str, Any]:
     body = asdict(domain)
+    body["sources"]["shards"] = tuple({"path": s.path, "tokens": s.tokens} for s in domain.sources.shards)
     return {**body, "sources": {kind: value for kind, value in body["sources"].items() if value}}
 
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,7 +30,7 @@ from pipelines import environment, readers, token_files, tokenizer
 from pipelines.adopt import Adopted, adopt, digests, peek
 from pipelines.held_out import HeldOut, digest
 from pipelines.readers import Part
-from pipelines.shards import THREADS, Shards, ahead, domain_of
+from pipelines.shards import THREADS, Shards, ahead, domain_of, publish
 from pipelines.tokenizer import Encoder, TokenArray
 
 FORMAT = "mixopt.data/v2"
@@ -74,7 +72,7 @@ def prepare(config: DataConfig, store: Path, progress: Progress) -> Manifest:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _alone(folder, progress):
                 if not (folder / "manifest.json").exists():
-                    _publish(folder, lambda out: _build(config, corpora, inputs, out, progress))
+                    publish(folder, lambda out: _build(config, corpora, inputs, out, progress))
         except OSError as e:
             raise DataError(f"store {store}: cannot be written ({e}). Free space there, or name another store.") from e
     return with_available_tokens(Manifest.load(folder), config)
@@ -280,22 +278,6 @@ def _alone(folder: Path, progress: Progress) -> Iterator[None]:
             with progress.task("another process prepares the same text", None):
                 fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _publish(folder: Path, build: Callable[[Path], None]) -> None:
-    """Build under another name and rename; first remove what a killed process left there."""
-    out = folder.parent / f".{folder.name}.partial"
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
-    try:
-        build(out)
-        for path in (path for path in out.rglob("*") if path.is_file()):
-            with path.open("rb") as f:
-                os.fsync(f.fileno())
-        shutil.rmtree(folder, ignore_errors=True)  # without its manifest it is of no use
-        out.rename(folder)
-    finally:
-        shutil.rmtree(out, ignore_errors=True)
 
 
 def _sha(text: str) -> str:

@@ -1,9 +1,10 @@
-"""One side of a domain as it becomes part of the store, and work that is done ahead in other threads."""
+"""One side of a domain as it becomes part of the store, folders that are complete or not there, work done ahead."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -76,3 +77,19 @@ def ahead(pool: ThreadPoolExecutor, act: Callable[[T], R], items: Iterable[T]) -
             yield flying.popleft().result()
     while flying:
         yield flying.popleft().result()
+
+
+def publish(folder: Path, build: Callable[[Path], None]) -> None:
+    """Build under another name and rename; first remove what a killed process left there."""
+    out = folder.parent / f".{folder.name}.partial"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    try:
+        build(out)
+        for path in (path for path in out.rglob("*") if path.is_file()):
+            with path.open("rb") as f:
+                os.fsync(f.fileno())
+        shutil.rmtree(folder, ignore_errors=True)  # without its manifest it is of no use
+        out.rename(folder)
+    finally:
+        shutil.rmtree(out, ignore_errors=True)

@@ -15,6 +15,7 @@ import pipelines.cli_compare
 import pipelines.cli_full
 import pipelines.cli_online
 import pipelines.cli_proxies
+import pipelines.cli_shards
 import pipelines.cli_tables  # noqa: F401 - like the lines above, registers its commands
 from mixopt.full import Full
 from mixopt.full import parse as parse_full
