@@ -174,6 +174,7 @@ def _write_index(f: BinaryIO, lengths: Path, dtype: np.dtype) -> int:
             ends_M = begin + np.cumsum(own_M) * dtype.itemsize
             f.write((ends_M - own_M * dtype.itemsize).astype("<i8").data)
             begin = int(ends_M[-1])
-    for first in range(0, count + 1, PIECE):
-        f.write(np.arange(first, min(first + PIECE, count + 1), dtype="<i8").data)
+    f.writelines(
+        np.arange(first, min(first + PIECE, count + 1), dtype="<i8").data for first in range(0, count + 1, PIECE)
+    )
     return count
