@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import TypedDict
 
 from mixopt.backends.base import NUMBERS, Backend, Tail, deviation
+from mixopt.backends.grain import Grain
 from mixopt.backends.hf_datasets import HFDatasets
+from mixopt.backends.litdata import LitData
+from mixopt.backends.maxtext import MaxText
 from mixopt.backends.megatron import Megatron
+from mixopt.backends.olmo_composable import OlmoComposable
 from mixopt.backends.olmo_core import OlmoCore
 from mixopt.backends.streaming import Streaming
+from mixopt.backends.torchtitan import TorchTitan
 from mixopt.errors import ExportError, JobError, did_you_mean
 from mixopt.handoff import Plan
 
@@ -21,6 +26,11 @@ BACKENDS: dict[str, Callable[[Tail, int], Backend]] = {
     "olmo-core": lambda tail, sequence: OlmoCore(tail=tail, sequence=sequence),
     "hf-datasets": lambda tail, sequence: HFDatasets(tail=tail),
     "streaming": lambda tail, sequence: Streaming(tail=tail, sequence=sequence),
+    "grain": lambda tail, sequence: Grain(tail=tail, sequence=sequence),
+    "litdata": lambda tail, sequence: LitData(tail=tail, sequence=sequence),
+    "maxtext": lambda tail, sequence: MaxText(tail=tail, sequence=sequence),
+    "olmo-core-composable": lambda tail, sequence: OlmoComposable(tail=tail, sequence=sequence),
+    "torchtitan": lambda tail, sequence: TorchTitan(tail=tail, sequence=sequence),
 }
 
 
