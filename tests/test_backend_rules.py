@@ -163,14 +163,14 @@ def test_streaming_rounds_down_and_gives_the_shortfall_to_streams_by_lot():
         streaming_samples_of({**streams, "d": {"repeat": 2.0}}, 1000, 9176)
 
 
-def test_streaming_refuses_references_and_durations_that_do_not_add_up(tmp_path):
+def test_llm_foundry_refuses_references_and_durations_that_do_not_add_up(tmp_path):
     with pytest.raises(ExportError, match="OmegaConf"):
-        make("streaming").export(plan_of({"${oc.env:HOME}": 1.0}), tmp_path)
-    make("streaming").export(SCHEDULE, tmp_path)
+        make("llm-foundry").export(plan_of({"${oc.env:HOME}": 1.0}), tmp_path)
+    make("llm-foundry").export(SCHEDULE, tmp_path)
     path = tmp_path / "llm_foundry.yaml"
     path.write_text(path.read_text().replace("duration: 2000000000tok", "duration: 1000000000tok"))
     with pytest.raises(ExportError, match="sum to max_duration"):
-        make("streaming").read_back(tmp_path)
+        make("llm-foundry").read_back(tmp_path)
 
 
 # Hugging Face datasets

@@ -1,0 +1,121 @@
+"""Stacks that mix in blocks: each block holds the same number of samples of every domain, in another order.
+
+    counts = floor(weights * block), and what is missing goes to the largest
+
+With the proportions as weights the largest domain would gain up to D / block. So the counts are apportioned here (to the
+largest remainders) and written as weights counts / block. A block is a power of two: these weights are exact, and the
+stack's rule gives the counts back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from mixopt.backends.base import Settled, Tail, settle
+from mixopt.errors import ExportError
+from mixopt.handoff import Plan
+
+UNIT = "half a sample of a block"
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """A plan in blocks: for each phase what was settled, its counts in a block and the sample that it starts at."""
+
+    block: int
+    settled: tuple[Settled, ...]
+    counts: tuple[dict[str, int], ...]
+    starts: tuple[int, ...]
+    samples: int
+
+    def weights(self, phase: int) -> dict[str, float]:
+        """The weights of a phase that give its counts back."""
+        return {name: count / self.block for name, count in self.counts[phase].items()}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What the stack of this name draws: samples of `lengths` tokens, in blocks of one of the sizes `blocks`.
+
+    A phase starts at a whole block that is also a whole batch.
+    """
+
+    stack: str
+    lengths: Mapping[str, float]
+    blocks: Sequence[int]
+    batch: int = 1
+
+    def choose(self, plan: Plan, tail: Tail) -> Blocked:
+        """The block that leaves the fewest domains out; among those the closest to the plan, then the smallest.
+
+        Raises ExportError, that of the largest block, where no block can say the plan.
+        """
+        found: list[Blocked] = []
+        refused: list[ExportError] = []
+        for block in self.blocks:
+            try:
+                found.append(self.blocked(plan, block, tail))
+            except ExportError as e:
+                refused.append(e)
+        if not found:
+            raise refused[-1]
+
+        def merit(made: Blocked) -> tuple[int, float, int]:
+            share = shares(made.counts, made.starts, made.samples, self.lengths)
+            off = max(abs(share.get(name, 0.0) - p) for name, p in plan.mixture.items())
+            return sum(len(phase.tail) for phase in made.settled), off, made.block
+
+        return min(found, key=merit)
+
+    def blocked(self, plan: Plan, block: int, tail: Tail) -> Blocked:
+        """The plan in blocks of this size. Raises ExportError for a phase that is shorter than one block."""
+        settled, counts, durations = [], [], []
+        for tokens, (_, mixture) in zip(plan.tokens, plan.phases, strict=True):
+            rate = math.fsum(p / self.lengths[name] for name, p in mixture.items())
+            durations.append(tokens * rate)
+            least = {name: 0.5 * rate * length / block for name, length in self.lengths.items()}
+            settled.append(settle(mixture, least, tail, UNIT))
+            drawn = {name: p / self.lengths[name] for name, p in settled[-1].mixture.items()}
+            if len(drawn) > block:
+                raise ExportError(f"{self.stack}: {len(drawn)} domains do not fit into a block of {block} samples.")
+            counts.append(apportion(drawn, block))
+        whole = math.lcm(block, self.batch)
+        ends = [math.fsum(durations[: k + 1]) for k in range(len(durations))]
+        starts = (0, *(round(end / whole) * whole for end in ends[:-1]))
+        samples = math.ceil(ends[-1])
+        if min(end - start for start, end in pairwise([*starts, samples])) < block:
+            raise ExportError(
+                f"{self.stack}: a phase is shorter than one block of {block} samples. The token budget is too small."
+            )
+        return Blocked(block, tuple(settled), tuple(counts), starts, samples)
+
+
+def apportion(drawn: Mapping[str, float], block: int) -> dict[str, int]:
+    """Whole counts that sum to the block: 1 for each that would have less, the others by largest remainder."""
+    total = math.fsum(drawn.values())
+    exact = {name: block * amount / total for name, amount in drawn.items()}
+    counts = {name: math.floor(amount) for name, amount in exact.items()}
+    small = dict.fromkeys((name for name, amount in exact.items() if amount < 1), 1)
+    if small:
+        counts |= small
+        rest = {name: amount for name, amount in drawn.items() if name not in small}
+        return counts | apportion(rest, block - len(small)) if rest else counts
+    by_need = sorted(counts, key=lambda name: (counts[name] - exact[name], name))
+    for name in by_need[: block - sum(counts.values())]:
+        counts[name] += 1
+    return counts
+
+
+def shares(
+    counts: Sequence[Mapping[str, int]], starts: Sequence[int], samples: int, lengths: Mapping[str, float]
+) -> dict[str, float]:
+    """Shares of the run's tokens, where each phase draws these counts in every block."""
+    tokens: dict[str, float] = {}
+    for count, (start, end) in zip(counts, pairwise([*starts, samples]), strict=True):
+        for name, n in count.items():
+            tokens[name] = tokens.get(name, 0.0) + (end - start) * n / sum(count.values()) * lengths[name]
+    total = math.fsum(tokens.values())
+    return {name: t / total for name, t in tokens.items()}
