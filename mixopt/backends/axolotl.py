@@ -104,6 +104,7 @@ class Axolotl:
             "A weight is the fraction of the dataset that is kept; a dataset that is listed again is read again.",
             *left_out([settled]),
             "Files `data/<name>.jsonl` are placeholders: put your texts there, or a dataset of the hub.",
+            f"What a document has beyond 64 sequences, {64 * self.sequence:,} tokens, is cut off: split such documents.",
             "One epoch of the merged datasets is the run. `pretraining_dataset` would use its first entry alone.",
         ]
 

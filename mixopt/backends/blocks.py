@@ -51,46 +51,62 @@ class Samples:
     def choose(self, plan: Plan, tail: Tail) -> Blocked:
         """The block that leaves the fewest domains out; among those the closest to the plan, then the smallest.
 
-        Raises ExportError, that of the largest block, where no block can say the plan.
+        Raises ExportError where a phase is shorter than each block, or where none can say the plan: for the largest.
         """
+        ends = self.ends(plan)
+        fitting = [(block, starts) for block in self.blocks if (starts := self.starts(ends, block))]
+        if not fitting:
+            raise ExportError(
+                f"{self.stack}: a phase is shorter than one block of {min(self.blocks)} samples"
+                f"{f' or one batch of {self.batch}' * (self.batch > 1)}. The token budget is too small."
+            )
         found: list[Blocked] = []
-        refused: list[ExportError] = []
-        for block in self.blocks:
+        for block, starts in fitting:
             try:
-                found.append(self.blocked(plan, block, tail))
+                found.append(self.blocked(plan, block, starts, tail))
             except ExportError as e:
-                refused.append(e)
+                refused = e
         if not found:
-            raise refused[-1]
+            raise ExportError(f"{self.stack}: {refused}")
+        return min(found, key=lambda made: (sum(len(s.tail) for s in made.settled), self.off(plan, made), made.block))
 
-        def merit(made: Blocked) -> tuple[int, float, int]:
-            share = shares(made.counts, made.starts, made.samples, self.lengths)
-            off = max(abs(share.get(name, 0.0) - p) for name, p in plan.mixture.items())
-            return sum(len(phase.tail) for phase in made.settled), off, made.block
+    def ends(self, plan: Plan) -> list[float]:
+        """The sample that each phase ends at, before rounding."""
+        drawn = [
+            tokens * math.fsum(p / self.lengths[name] for name, p in mixture.items())
+            for tokens, (_, mixture) in zip(plan.tokens, plan.phases, strict=True)
+        ]
+        return [math.fsum(drawn[: k + 1]) for k in range(len(drawn))]
 
-        return min(found, key=merit)
+    def starts(self, ends: Sequence[float], block: int) -> tuple[int, ...]:
+        """The sample that each phase starts at; empty where a phase is shorter than a block."""
+        whole = math.lcm(block, self.batch)
+        starts = (0, *(round(end / whole) * whole for end in ends[:-1]))
+        return starts if min(b - a for a, b in pairwise([*starts, math.ceil(ends[-1])])) >= block else ()
 
-    def blocked(self, plan: Plan, block: int, tail: Tail) -> Blocked:
-        """The plan in blocks of this size. Raises ExportError for a phase that is shorter than one block."""
-        settled, counts, durations = [], [], []
-        for tokens, (_, mixture) in zip(plan.tokens, plan.phases, strict=True):
+    def blocked(self, plan: Plan, block: int, starts: tuple[int, ...], tail: Tail) -> Blocked:
+        """The plan in blocks of this size. Raises ExportError for a tail that is refused and for too many domains."""
+        settled, counts = [], []
+        for _, mixture in plan.phases:
             rate = math.fsum(p / self.lengths[name] for name, p in mixture.items())
-            durations.append(tokens * rate)
             least = {name: 0.5 * rate * length / block for name, length in self.lengths.items()}
             settled.append(settle(mixture, least, tail, UNIT))
             drawn = {name: p / self.lengths[name] for name, p in settled[-1].mixture.items()}
             if len(drawn) > block:
-                raise ExportError(f"{self.stack}: {len(drawn)} domains do not fit into a block of {block} samples.")
+                raise ExportError(f"{len(drawn)} domains do not fit into a block of {block} samples.")
             counts.append(apportion(drawn, block))
-        whole = math.lcm(block, self.batch)
-        ends = [math.fsum(durations[: k + 1]) for k in range(len(durations))]
-        starts = (0, *(round(end / whole) * whole for end in ends[:-1]))
-        samples = math.ceil(ends[-1])
-        if min(end - start for start, end in pairwise([*starts, samples])) < block:
-            raise ExportError(
-                f"{self.stack}: a phase is shorter than one block of {block} samples. The token budget is too small."
-            )
-        return Blocked(block, tuple(settled), tuple(counts), starts, samples)
+        return Blocked(block, tuple(settled), tuple(counts), starts, math.ceil(self.ends(plan)[-1]))
+
+    def off(self, plan: Plan, made: Blocked) -> float:
+        """The largest deviation of a phase: of a proportion in it, or of its start as a part of the run.
+
+        The mean of the phases would not do: what is wrong in one phase may cancel in another.
+        """
+        found = [abs(a - b) / made.samples for a, b in zip(made.starts[1:], self.ends(plan), strict=False)]
+        for (_, mixture), count in zip(plan.phases, made.counts, strict=True):
+            share = shares([count], [0], made.block, self.lengths)
+            found += [abs(share.get(name, 0.0) - p) for name, p in mixture.items()]
+        return max(found)
 
 
 def apportion(drawn: Mapping[str, float], block: int) -> dict[str, int]:

@@ -94,9 +94,9 @@ class EasyDel:
         """Expected shares of tokens, phase by phase. Raises ExportError where EasyDeL refuses the weights."""
         numbers = read_numbers(out)
         block, phases = numbers["block"], numbers["phases"]
-        total = sum(phases[0]["weights"].values())
-        if abs(total - 1) > SUM_TOLERANCE:
-            raise ExportError(f"easydel: weights must sum to 1 (got {total}).")
+        totals = [sum(phase["weights"].values()) for phase in phases]
+        if any(abs(total - 1) > SUM_TOLERANCE for total in totals):
+            raise ExportError(f"easydel: the weights of each phase must sum to 1 (got {totals}).")
         if any(set(phase["weights"]) != set(phases[0]["weights"]) for phase in phases):
             raise ExportError("easydel: every point of a schedule must name the same datasets.")
         counts = [counts_of(phase["weights"], block) for phase in phases]
@@ -123,6 +123,10 @@ def notes_of(plan: Plan, blocked: Blocked) -> list[str]:
         "Set the tokenizing stage's `max_length` (2048) above your longest document: what it cuts off is not in the share.",
         f"Stop at the target, about {blocked.samples:,} documents.",
     ]
+    if len({name for phase in blocked.settled for name in phase.mixture}) == 1:
+        notes.append(
+            "EasyDeL hands a single dataset on as it is: it does not start again, so set the trainer's epochs."
+        )
     for k, (start, _) in enumerate(plan.phases[1:], start=1):
         notes.append(
             f"Phase {k} starts at token {start:,}, document {blocked.starts[k]:,} as whole blocks; "

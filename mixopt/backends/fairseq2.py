@@ -41,6 +41,7 @@ from mixopt.yaml_text import parse_as_pyyaml
 
 CONFIG = "fairseq2.yaml"
 SMALLEST_WEIGHT = 2.0**-24
+UNIT = "one document of the run or 2**-24 of its documents"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Fairseq2:
         length = document_lengths(plan, self.name)
         rate = documents_per_token(plan.mixture, length)
         one = max(1 / plan.target_tokens, rate * SMALLEST_WEIGHT)
-        settled = settle(plan.mixture, {name: tokens * one for name, tokens in length.items()}, self.tail)
+        settled = settle(plan.mixture, {name: tokens * one for name, tokens in length.items()}, self.tail, UNIT)
         kept = settled.mixture
         rate = documents_per_token(kept, length)
         numbers = {

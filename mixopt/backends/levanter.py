@@ -36,6 +36,7 @@ from mixopt.yaml_text import parse_as_pyyaml
 CONFIG = "levanter.yaml"
 BLOCKS = tuple(2**k for k in range(6, 16))
 LARGEST_BLOCK = 2**16 - 1
+TOKENIZER = "data/tokenizer"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Levanter:
         notes = self._notes(plan, blocked, batch)
         names = sorted({name for phase in blocked.settled for name in phase.mixture})
         lines = [f"# Mixture {plan.id}, proportions of tokens.", *(f"# {note}" for note in notes), "data:"]
-        lines += ["  components:"]
+        lines += [f"  tokenizer: {quoted(TOKENIZER)}", "  components:"]
         for name in names:
             lines += [f"    {quoted(name)}:", f"      cache_dir: {quoted(f'data/{folder(name)}')}"]
         lines += weights_of(plan, blocked, batch)
@@ -90,6 +91,7 @@ class Levanter:
             f"Weights are whole sequences of a block of {blocked.block}, so that its rounding changes nothing.",
             *left_out(blocked.settled),
             "Caches `data/<name>` are placeholders: put the folders of your token caches, or a `source` with its URLs.",
+            f"`{TOKENIZER}` is a placeholder for the tokenizer of the caches; without the key Levanter takes gpt2.",
         ]
         for k, (start, _) in enumerate(plan.phases[1:], start=1):
             at = blocked.starts[k]

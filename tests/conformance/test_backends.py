@@ -138,6 +138,7 @@ class Row:
 
 
 BLOCK = "below half a sample of a block"
+BITS = "below one document of the run or 2**-24 of its documents"
 
 
 ROWS = {
@@ -148,7 +149,9 @@ ROWS = {
     "levanter": Row(in_blocks, ("levanter.yaml", "numbers.json", "README.md"), True, "levanter.yaml", tail=BLOCK),
     "easydel": Row(in_blocks, ("mixture.py", "numbers.json", "README.md"), True, documents=True, tail=BLOCK),
     "axolotl": Row(kept, ("axolotl.yaml", "numbers.json", "README.md"), False, "axolotl.yaml", documents=True),
-    "fairseq2": Row(single, ("fairseq2.yaml", "numbers.json", "README.md"), False, "fairseq2.yaml", documents=True),
+    "fairseq2": Row(
+        single, ("fairseq2.yaml", "numbers.json", "README.md"), False, "fairseq2.yaml", documents=True, tail=BITS
+    ),
     "llm-foundry": Row(samples, ("llm_foundry.yaml", "numbers.json", "README.md"), True, "llm_foundry.yaml"),
 }
 YAML = [name for name, row in ROWS.items() if row.yaml]
@@ -159,7 +162,8 @@ def left_out_by(name: str, plan: Plan) -> float:
     length = {d.name: d.mean_tokens_per_doc if ROWS[name].documents else SEQUENCE for d in plan.domains}
     rate = sum(p / length[d] for d, p in plan.mixture.items())
     share = {d: p / length[d] / rate for d, p in plan.mixture.items()}
-    least = 0.5 / block_of(plan) if ROWS[name].tail == BLOCK else max(1 / rate / plan.target_tokens, 2.0**-24)
+    one = 1 / rate / plan.target_tokens
+    least = {BLOCK: 0.5 / block_of(plan), BITS: max(one, 2.0**-24)}.get(ROWS[name].tail, one)
     return sum(p for d, p in plan.mixture.items() if share[d] < least)
 
 
@@ -204,7 +208,7 @@ def test_zeros_and_tails_are_left_out_and_listed(name, tmp_path):
     assert 'Left out, proportion 0: "z".' in page
     kept = make(name).read_back(tmp_path)
     assert "z" not in kept
-    if ROWS[name].documents and ROWS[name].tail != BLOCK:
+    if ROWS[name].documents and ROWS[name].tail not in (BLOCK, BITS):
         assert 'Left out, below one sample of the run: "subs".' in page, "500 tokens, where a document has 1500"
         assert {"law", "irc"} <= set(kept)
     else:
@@ -312,8 +316,8 @@ def test_the_lines_to_paste(tmp_path):
         "axolotl": ["axolotl preprocess train.yaml", "axolotl train train.yaml"],
         "fairseq2": ["python -m recipes.lm.train output --config-file train.yaml"],
         "levanter": [
-            "python -m levanter.main.train_lm --config_path train.yaml --train_seq_len 4096 "
-            "--trainer.train_batch_size 512 --trainer.num_train_steps 4769"
+            f"python -m levanter.main.train_lm --config_path train.yaml {flags}"
+            for flags in ["--train_seq_len 4096 --trainer.train_batch_size 512 --trainer.num_train_steps 4769"]
         ],
     }
     for name, launch in launches.items():
