@@ -79,10 +79,12 @@ class Samples:
         return [math.fsum(drawn[: k + 1]) for k in range(len(drawn))]
 
     def starts(self, ends: Sequence[float], block: int) -> tuple[int, ...]:
-        """The sample that each phase starts at; empty where a phase is shorter than a block."""
-        whole = math.lcm(block, self.batch)
+        """The sample that each phase starts at; empty where a phase is shorter than what it must be whole numbers of."""
+        whole = math.lcm(block, self.batch) if len(ends) > 1 else block
         starts = (0, *(round(end / whole) * whole for end in ends[:-1]))
-        return starts if min(b - a for a, b in pairwise([*starts, math.ceil(ends[-1])])) >= block else ()
+        asked = min(b - a for a, b in pairwise([0.0, *ends]))
+        rounded = min(b - a for a, b in pairwise([*starts, math.ceil(ends[-1])]))
+        return starts if math.ceil(asked) >= whole and rounded >= block else ()
 
     def blocked(self, plan: Plan, block: int, starts: tuple[int, ...], tail: Tail) -> Blocked:
         """The plan in blocks of this size. Raises ExportError for a tail that is refused and for too many domains."""

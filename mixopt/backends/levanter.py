@@ -52,7 +52,7 @@ class Levanter:
         """Write the `data` section. Raises ExportError for phases shorter than a block."""
         batch = max(1, min(self.batch, plan.target_tokens // self.sequence))
         lengths = dict.fromkeys(plan.names, float(self.sequence))
-        blocked = Samples(self.name, lengths, BLOCKS, batch if len(plan.phases) > 1 else 1).choose(plan, self.tail)
+        blocked = Samples(self.name, lengths, BLOCKS, batch).choose(plan, self.tail)
         notes = self._notes(plan, blocked, batch)
         names = sorted({name for phase in blocked.settled for name in phase.mixture})
         lines = [f"# Mixture {plan.id}, proportions of tokens.", *(f"# {note}" for note in notes), "data:"]

@@ -311,14 +311,12 @@ def test_the_lines_to_paste(tmp_path):
         ["--data-args-path", str(out / "megatron" / "blend.txt"), "--split", "990,8,2"]
         + ["--seq-length", "4096", "--train-samples", "2441407"]
     ]
+    steps = "--train_seq_len 4096 --trainer.train_batch_size 512 --trainer.num_train_steps 4769"
     launches = {
         "llm-foundry": ["composer scripts/train/train.py train.yaml"],
         "axolotl": ["axolotl preprocess train.yaml", "axolotl train train.yaml"],
         "fairseq2": ["python -m recipes.lm.train output --config-file train.yaml"],
-        "levanter": [
-            f"python -m levanter.main.train_lm --config_path train.yaml {flags}"
-            for flags in ["--train_seq_len 4096 --trainer.train_batch_size 512 --trainer.num_train_steps 4769"]
-        ],
+        "levanter": [f"python -m levanter.main.train_lm --config_path train.yaml {steps}"],
     }
     for name, launch in launches.items():
         cat, *lines = make(name).command(out / name)
