@@ -3,9 +3,7 @@
 import json
 import math
 import runpy
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -180,25 +178,6 @@ def test_llm_foundry_refuses_references_and_durations_that_do_not_add_up(tmp_pat
     path.write_text(path.read_text().replace("duration: 2000000000tok", "duration: 1000000000tok"))
     with pytest.raises(ExportError, match="sum to max_duration"):
         make("llm-foundry").read_back(tmp_path)
-
-
-def test_a_later_phase_of_streams_lets_go_of_the_folders_of_the_earlier(tmp_path, monkeypatch):
-    """Two live datasets with one local folder: "Reused local directory", mosaicml-streaming 0.13.0."""
-    said: list[object] = []
-    package, util = ModuleType("streaming"), ModuleType("streaming.base.util")
-    package.__dict__["Stream"] = lambda **arguments: arguments
-    package.__dict__["StreamingDataset"] = lambda **arguments: said.append(arguments)
-    util.__dict__["clean_stale_shared_memory"] = lambda: said.append("let go")
-    for name, made in (("streaming", package), ("streaming.base", ModuleType("base")), ("streaming.base.util", util)):
-        monkeypatch.setitem(sys.modules, name, made)
-    make("streaming").export(SCHEDULE, tmp_path)
-    (tmp_path / "train.py").write_text("\n".join(make("streaming").command(tmp_path)))
-    runpy.run_path(str(tmp_path / "train.py"), init_globals={"batch_size": 4})
-    first, let_go, second = said
-    assert let_go == "let go"
-    assert [made["epoch_size"] for made in (first, second)] == [1953125, 488282]
-    assert [s["proportion"] for s in second["streams"]] == [0.8, 0.2]
-    assert {s["local"] for s in second["streams"]} < {s["local"] for s in first["streams"]}
 
 
 # Levanter, and blocks

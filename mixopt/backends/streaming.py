@@ -38,18 +38,12 @@ import json
 from pathlib import Path
 
 from streaming import Stream, StreamingDataset
-from streaming.base.util import clean_stale_shared_memory
 
 NUMBERS = json.loads(Path(__file__).with_name("numbers.json").read_text(encoding="utf-8"))
 
 
 def mixture(batch_size, phase=0):
-    """The dataset of one phase, whose only epoch is the phase; `batch_size` is of one device.
-
-    Phases have the same local folders, which one dataset holds at a time: ask for the next when the last is done.
-    """
-    if phase > 0:
-        clean_stale_shared_memory()
+    """The dataset of one phase, whose only epoch is the phase; `batch_size` is of one device."""
     drawn = NUMBERS["phases"][phase]
     streams = [
         Stream(**NUMBERS["streams"][name], proportion=proportion) for name, proportion in drawn["proportions"].items()
@@ -98,9 +92,7 @@ class Streaming:
         }
         notes = notes_of(plan, settled, self.sequence)
         if len(phases) > 1:
-            notes.append(
-                "Each phase is a dataset of its own, made when the last is done: what an earlier phase read may come again."
-            )
+            notes.append("Each phase is a dataset of its own: what an earlier phase read may come again.")
         page = readme(plan, "MosaicML Streaming", notes, lines_of(numbers, Path()))
         return write(out, {MODULE: CODE, NUMBERS: as_json(numbers), README: page})
 
@@ -149,7 +141,7 @@ def lines_of(numbers: Mapping[str, Any], out: Path) -> list[str]:
     lines = ["import runpy", f"mixture = runpy.run_path({str(out / MODULE)!r})['mixture']"]
     for k, phase in enumerate(numbers["phases"]):
         lines.append(
-            f"train = mixture(batch_size, phase={k})  # {phase['epoch_size']} samples, from {phase['start_token']} tokens on"
+            f"phase_{k} = mixture(batch_size, phase={k})  # {phase['epoch_size']} samples, from {phase['start_token']} tokens on"
         )
     return lines
 

@@ -286,6 +286,8 @@ def test_the_exact_syntax(name, tmp_path):
 
 
 SCHEDULE_GOLDENS = {
+    # One epoch size and its proportions for each phase: mosaicml-streaming 0.13.0.
+    "streaming": ("numbers.json", "streaming_schedule.json"),
     # CurriculumLearning in llm-foundry 0.22.0: a duration for the first mixture, then a list of the others.
     "llm-foundry": ("llm_foundry.yaml", "llm_foundry_schedule.yaml"),
     # `train_weights` of LmDataConfig in marin-levanter 0.2.20: pairs of a batch index and weights.
@@ -352,6 +354,13 @@ def test_both_readers_of_yaml_see_the_same(name, case, tmp_path):
     assert content == yaml.safe_load(text) == parse_yaml(text, name)
     if name == "llm-foundry":
         assert list(content["train_loader"]["dataset"]["streams"]) == list(settle_all(PLANS[case]))
+
+
+@pytest.mark.parametrize("name", [name for name in YAML if ROWS[name].schedule])
+def test_both_readers_of_yaml_see_the_same_schedule(name, tmp_path):
+    make(name).export(SCHEDULE, tmp_path)
+    text = (tmp_path / ROWS[name].yaml).read_text(encoding="utf-8")
+    assert parse_as_pyyaml(text) == yaml.safe_load(text) == parse_yaml(text, name)
 
 
 def settle_all(plan: Plan) -> Mixture:
