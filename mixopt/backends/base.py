@@ -82,6 +82,12 @@ def left_out(settled: Sequence[Settled]) -> list[str]:
     return sentences
 
 
+def deviation(plan: Plan, backend: Backend, out: Path) -> float:
+    """Largest |exported - intended| over the domains, as token proportions of the whole run."""
+    exported = backend.read_back(out)
+    return max(abs(exported.get(name, 0.0) - p) for name, p in plan.mixture.items())
+
+
 def document_lengths(plan: Plan, backend: str) -> dict[str, float]:
     """Mean tokens per document of each domain, for a stack that draws documents; 1 where a domain is not used.
 
@@ -95,12 +101,6 @@ def document_lengths(plan: Plan, backend: str) -> dict[str, float]:
             "Prepare the domains, or write the number into mixture.json."
         )
     return {name: mean or 1.0 for name, mean in length.items()}
-
-
-def deviation(plan: Plan, backend: Backend, out: Path) -> float:
-    """Largest |exported - intended| over the domains, as token proportions of the whole run."""
-    exported = backend.read_back(out)
-    return max(abs(exported.get(name, 0.0) - p) for name, p in plan.mixture.items())
 
 
 def number(value: float) -> str:
