@@ -8,10 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from mixopt.backends.axolotl import Axolotl
 from mixopt.backends.base import NUMBERS, Backend, Tail, deviation
+from mixopt.backends.easydel import EasyDel
+from mixopt.backends.fairseq2 import Fairseq2
 from mixopt.backends.grain import Grain
 from mixopt.backends.hf_datasets import HFDatasets
+from mixopt.backends.levanter import Levanter
 from mixopt.backends.litdata import LitData
+from mixopt.backends.llm_foundry import LlmFoundry
 from mixopt.backends.maxtext import MaxText
 from mixopt.backends.megatron import Megatron
 from mixopt.backends.olmo_composable import OlmoComposable
@@ -22,14 +27,19 @@ from mixopt.errors import ExportError, JobError, did_you_mean
 from mixopt.handoff import Plan
 
 BACKENDS: dict[str, Callable[[Tail, int], Backend]] = {
+    "axolotl": lambda tail, sequence: Axolotl(tail=tail, sequence=sequence),
+    "easydel": lambda tail, sequence: EasyDel(tail=tail),
+    "fairseq2": lambda tail, sequence: Fairseq2(tail=tail, sequence=sequence),
+    "grain": lambda tail, sequence: Grain(tail=tail, sequence=sequence),
+    "hf-datasets": lambda tail, sequence: HFDatasets(tail=tail),
+    "levanter": lambda tail, sequence: Levanter(tail=tail, sequence=sequence),
+    "litdata": lambda tail, sequence: LitData(tail=tail, sequence=sequence),
+    "llm-foundry": lambda tail, sequence: LlmFoundry(tail=tail, sequence=sequence),
+    "maxtext": lambda tail, sequence: MaxText(tail=tail, sequence=sequence),
     "megatron": lambda tail, sequence: Megatron(tail=tail, sequence=sequence),
     "olmo-core": lambda tail, sequence: OlmoCore(tail=tail, sequence=sequence),
-    "hf-datasets": lambda tail, sequence: HFDatasets(tail=tail),
-    "streaming": lambda tail, sequence: Streaming(tail=tail, sequence=sequence),
-    "grain": lambda tail, sequence: Grain(tail=tail, sequence=sequence),
-    "litdata": lambda tail, sequence: LitData(tail=tail, sequence=sequence),
-    "maxtext": lambda tail, sequence: MaxText(tail=tail, sequence=sequence),
     "olmo-core-composable": lambda tail, sequence: OlmoComposable(tail=tail, sequence=sequence),
+    "streaming": lambda tail, sequence: Streaming(tail=tail, sequence=sequence),
     "torchtitan": lambda tail, sequence: TorchTitan(tail=tail, sequence=sequence),
 }
 

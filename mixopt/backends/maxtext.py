@@ -24,6 +24,7 @@ from mixopt.backends.base import (
     Settled,
     Tail,
     as_json,
+    document_lengths,
     folder,
     left_out,
     read_numbers,
@@ -32,7 +33,6 @@ from mixopt.backends.base import (
     write,
 )
 from mixopt.backends.grain import SMALLEST, drawn_from, kept_by_grain, refuse_pauses, whole_numbers
-from mixopt.backends.hf_datasets import document_lengths
 from mixopt.errors import ExportError
 from mixopt.handoff import Plan
 
