@@ -39,8 +39,11 @@ from mixopt.handoff import Plan
 
 MODULE = "mixture.py"
 SMALLEST = 100
+SAME_DOMAIN = (
+    "All processes take the same domain at the same time: the shares in a global batch are those in the part of one process."
+)
 
-CODE = '''"""The mixture of `numbers.json` as one endless dataset of packed sequences; needs grain >= 0.2.13."""
+CODE = '''"""The mixture of `numbers.json` as one endless dataset of packed sequences; written for grain 0.2.18."""
 
 import json
 from pathlib import Path
@@ -117,6 +120,7 @@ class Grain:
             ),
             *left_out(settled),
             f"Domains repeat without end: stop after {starts[-1]:,} sequences, all processes together.",
+            SAME_DOMAIN,
         ]
         for k, ((start, _), sequence) in enumerate(zip(plan.phases[1:], starts[1:], strict=False), start=1):
             notes.append(

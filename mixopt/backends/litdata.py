@@ -37,7 +37,7 @@ MODULE = "mixture.py"
 FILL = 0.8
 """The part of a dataset that the run is planned to draw: what is left is for the chance of the draw."""
 
-CODE = '''"""The mixture of `numbers.json` as one dataset of blocks of tokens; needs litdata >= 0.2.50."""
+CODE = '''"""The mixture of `numbers.json` as one dataset of blocks of tokens; written for litdata 0.2.76."""
 
 import json
 from pathlib import Path

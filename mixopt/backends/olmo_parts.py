@@ -4,6 +4,8 @@ A phase k that needs n_kd instances of domain d, which holds N_d, has a part of 
 
     N_kd = N_d n_kd / sum_j n_jd,   so that every part is read as often as the whole of d in the whole run
 
+Shapes: p_D, size_D, most_D ratios, tokens and repetition factors of D domains; ideal_D, usable_D, tokens_D tokens.
+
 Source: allenai/OLMo-core, `SplitInstanceSourceConfig.build` in olmo_core/data/composable/instance_source.py and
 `calculate_sample_sizes` in utils.py; ai2-olmo-core 3.0.0.
 """
@@ -76,14 +78,18 @@ def length_of(part: Sequence[Sequence[float]], held: int) -> int:
 def instances_of(phase: Mapping[str, Any], held: Mapping[str, int], sequence: int) -> dict[str, int]:
     """Instances drawn from each domain, as calculate_sample_sizes gives them. Raises ExportError where it refuses."""
     specs = phase["source_specs"]
-    total = math.fsum(spec["ratio"] for spec in specs)
-    total = 1.0 if np.allclose(total, 1.0) else total
-    drawn = {}
-    for spec in specs:
-        name, ratio, most = spec["domain"], spec["ratio"], spec["max_repetition_factor"]
-        ideal = phase["num_tokens"] * ratio / total
-        size = length_of(spec["part"], held[name]) * sequence
-        if ratio <= 0 or most < 1 or ideal > size * most:
-            raise ExportError(f"olmo-core-composable: insufficient tokens for {name!r}: {size} x {most} < {ideal:.0f}.")
-        drawn[name] = int(ideal) // sequence
-    return drawn
+    p_D = np.array([spec["ratio"] for spec in specs], dtype=np.float64)
+    size_D = np.array([length_of(spec["part"], held[spec["domain"]]) * sequence for spec in specs])
+    most_D = np.array([spec["max_repetition_factor"] for spec in specs], dtype=np.float64)
+    if p_D.min() <= 0 or size_D.min() <= 0 or most_D.min() < 1:
+        raise ExportError("olmo-core-composable: ratios and sizes must be above 0, repetition factors at least 1.")
+    if not np.allclose(p_D.sum(), 1.0):
+        p_D = p_D / p_D.sum()
+    ideal_D = phase["num_tokens"] * p_D
+    usable_D = size_D * np.minimum(most_D, np.maximum(ideal_D / size_D, 1.0))
+    tokens_D = ideal_D * min(1.0, (usable_D / ideal_D).min())
+    if not np.allclose(phase["num_tokens"], tokens_D.sum()):
+        short = specs[int(np.argmin(usable_D / ideal_D))]["domain"]
+        raise ExportError(f"olmo-core-composable: insufficient tokens for {short!r} with its max_repetition_factor.")
+    count_D = tokens_D.astype(np.int64) // sequence
+    return {spec["domain"]: int(count) for spec, count in zip(specs, count_D, strict=True)}

@@ -1,7 +1,7 @@
 """torchtitan: a Python file with the mixture for either of its text pipelines, with each domain packed before mixing.
 
-`interleaved` is for the loaders of 0.3, which choose the next packed sequence at random; `mixture` is for the Grain
-pipeline after it, whose weights become whole numbers (mixopt/backends/grain.py). Both get the same whole numbers.
+`interleaved` is for the loaders of 0.3, which choose the next packed sequence at random and get the proportions;
+`mixture` is for the Grain pipeline after it, whose weights become whole numbers (mixopt/backends/grain.py).
 
 Source: pytorch/torchtitan 0.3.0, `InterleavedHuggingFaceTextDataLoader` in torchtitan/hf_datasets/text_datasets.py and
 `InterleavedDataset` in interleaved.py; after it, `DatasetMixConfig` in torchtitan/components/data/dataset.py and
@@ -28,7 +28,7 @@ from mixopt.backends.base import (
     settle,
     write,
 )
-from mixopt.backends.grain import MODULE, SMALLEST, drawn_from, whole_numbers
+from mixopt.backends.grain import MODULE, SAME_DOMAIN, SMALLEST, drawn_from, whole_numbers
 from mixopt.errors import ExportError
 from mixopt.handoff import Plan
 
@@ -40,23 +40,23 @@ from pathlib import Path
 NUMBERS = json.loads(Path(__file__).with_name("numbers.json").read_text(encoding="utf-8"))
 
 
-def weights_of(datasets):
-    """Weights in the order of the file, which is alphabetical; a check that no domain lacks a dataset."""
+def check(datasets):
+    """Raise KeyError if a domain lacks a dataset."""
     missing = [name for name in NUMBERS["weights"] if name not in datasets]
     if missing:
         raise KeyError(f"no dataset for {missing}")
-    return NUMBERS["weights"].items()
 
 
 def interleaved(datasets, seed=42):
     """A data loader's config, from one hf_datasets.DatasetConfig (path, loader, sample_processor) for each domain."""
     from torchtitan.hf_datasets.text_datasets import DATASETS, HFDataSource, InterleavedHuggingFaceTextDataLoader
 
+    check(datasets)
     sources = []
-    for k, (name, weight) in enumerate(weights_of(datasets)):
+    for k, (name, p) in enumerate(NUMBERS["proportions"].items()):
         key = f"{k}-{name.lower()}"
         DATASETS[key] = datasets[name]
-        sources.append(HFDataSource(dataset=key, infinite=True, weight=weight))
+        sources.append(HFDataSource(dataset=key, infinite=True, weight=p))
     return InterleavedHuggingFaceTextDataLoader.Config(sources=sources, seed=seed)
 
 
@@ -64,10 +64,11 @@ def mixture(datasets):
     """The `dataset` of a GrainDataLoader.Config with repeat=True, from one config of documents for each domain."""
     from torchtitan.components.data import ConcatThenSplitPackingConfig, DatasetMixConfig, WeightedDataset
 
+    check(datasets)
     return DatasetMixConfig(
         datasets=tuple(
             WeightedDataset(dataset=ConcatThenSplitPackingConfig(dataset=datasets[name]), weight=weight)
-            for name, weight in weights_of(datasets)
+            for name, weight in NUMBERS["weights"].items()
         )
     )
 '''
@@ -94,6 +95,7 @@ class TorchTitan:
             "target_tokens": plan.target_tokens,
             "sequence": self.sequence,
             "sequences": math.ceil(plan.target_tokens / self.sequence),
+            "proportions": dict(settled.mixture),
             "weights": whole_numbers(settled.mixture),
         }
         page = readme(plan, "torchtitan", notes_of(numbers, settled), lines_of(Path()))
@@ -105,7 +107,7 @@ class TorchTitan:
         return lines_of(out)
 
     def read_back(self, out: Path) -> dict[str, float]:
-        """Shares of the sequences that Grain takes from each domain; chosen at random, they are these on average."""
+        """Shares of the sequences that Grain takes from each domain. Release 0.3 has the proportions, on average."""
         numbers = read_numbers(out)
         drawn = drawn_from([(numbers["sequences"], numbers["weights"])])
         return {name: count / numbers["sequences"] for name, count in drawn.items()}
@@ -116,13 +118,14 @@ def notes_of(numbers: Mapping[str, object], settled: Settled) -> list[str]:
     return [
         (
             "Weights are of packed sequences, so of tokens. Do not mix documents and pack the mixture: that would make them "
-            f"shares of documents. They are whole numbers with {SMALLEST} as the smallest, which is what Grain keeps."
+            f"shares of documents. For Grain they are whole numbers with {SMALLEST} as the smallest, which is what it keeps."
         ),
         *left_out([settled]),
         (
             f"Domains repeat without end: stop after {numbers['sequences']:,} sequences of {numbers['sequence']} tokens, "
             "all ranks together."
         ),
+        SAME_DOMAIN,
         "Domains are in alphabetical order. A domain that is put in later gives those after it another seed.",
     ]
 
