@@ -39,9 +39,7 @@ from mixopt.handoff import Plan
 
 MODULE = "mixture.py"
 SMALLEST = 100
-SAME_DOMAIN = (
-    "All processes take the same domain at the same time: the shares in a global batch are those in the part of one process."
-)
+SAME_DOMAIN = "All processes take the same domain at once: a global batch has the shares of one process's part of it."
 
 CODE = '''"""The mixture of `numbers.json` as one endless dataset of packed sequences; written for grain 0.2.18."""
 

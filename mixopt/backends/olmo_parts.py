@@ -12,7 +12,6 @@ Source: allenai/OLMo-core, `SplitInstanceSourceConfig.build` in olmo_core/data/c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -127,6 +127,25 @@ def single(plan: Plan) -> float:
     return len(plan.names) * max(LENGTHS) / min(LENGTHS) * 2.0**-23
 
 
+def elements(plan: Plan, documents: bool) -> tuple[dict[str, float], float]:
+    """Shares of documents, or of sequences, and one of them as a share of the run."""
+    length = {d.name: d.mean_tokens_per_doc if documents else SEQUENCE for d in plan.domains}
+    rate = sum(p / length[d] for d, p in plan.mixture.items())
+    return {d: p / length[d] / rate for d, p in plan.mixture.items()}, 1 / rate / plan.target_tokens
+
+
+def hundreds(plan: Plan, documents: bool = False) -> float:
+    """Whole numbers with 100 as the smallest, rounded to the nearest, and one element for every domain."""
+    shares, one = elements(plan, documents)
+    least, count = min(p for p in shares.values() if p >= one), len(shares)
+    return least * (1 + count) / 198 + count * one
+
+
+def hundreds_of_documents(plan: Plan) -> float:
+    """The same of documents, weighed by their lengths, and what that does to the sum."""
+    return 3 * max(LENGTHS) / min(LENGTHS) * hundreds(plan, documents=True)
+
+
 @dataclass(frozen=True)
 class Row:
     resolution: Callable[[Plan], float]
@@ -153,16 +172,18 @@ ROWS = {
         single, ("fairseq2.yaml", "numbers.json", "README.md"), False, "fairseq2.yaml", documents=True, tail=BITS
     ),
     "llm-foundry": Row(samples, ("llm_foundry.yaml", "numbers.json", "README.md"), True, "llm_foundry.yaml"),
+    "grain": Row(hundreds, ("mixture.py", "numbers.json", "README.md"), True),
+    "litdata": Row(lambda plan: 1e-12, ("mixture.py", "numbers.json", "README.md"), False),
+    "maxtext": Row(hundreds_of_documents, ("grain_mixture.json", "numbers.json", "README.md"), True, documents=True),
+    "olmo-core-composable": Row(samples, ("mixture.py", "numbers.json", "README.md"), True),
+    "torchtitan": Row(hundreds, ("mixture.py", "numbers.json", "README.md"), False),
 }
 YAML = [name for name, row in ROWS.items() if row.yaml]
 
 
 def left_out_by(name: str, plan: Plan) -> float:
     """The sum of the proportions that a stack cannot show in a run of this length."""
-    length = {d.name: d.mean_tokens_per_doc if ROWS[name].documents else SEQUENCE for d in plan.domains}
-    rate = sum(p / length[d] for d, p in plan.mixture.items())
-    share = {d: p / length[d] / rate for d, p in plan.mixture.items()}
-    one = 1 / rate / plan.target_tokens
+    share, one = elements(plan, ROWS[name].documents)
     least = {BLOCK: 0.5 / block_of(plan), BITS: max(one, 2.0**-24)}.get(ROWS[name].tail, one)
     return sum(p for d, p in plan.mixture.items() if share[d] < least)
 
@@ -216,7 +237,7 @@ def test_zeros_and_tails_are_left_out_and_listed(name, tmp_path):
         assert "bio" in kept
 
 
-@pytest.mark.parametrize("name", ["megatron", "olmo-core", "streaming", "llm-foundry"])
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.tail == Row.tail and not row.documents])
 def test_the_tail_may_be_refused_or_pooled(name, tmp_path):
     small = plan_of(dict(TINY), target=TARGET)
     with pytest.raises(ExportError, match="below one sample of the run: irc 1e-07, law 2e-07, subs 5e-08"):
@@ -273,6 +294,16 @@ GOLDENS = {
     "axolotl": ("axolotl.yaml", "axolotl.yaml"),
     # The fields of LMTrainDataSource under `sources`, beside those of LMTrainDatasetSection: fairseq2 0.8.1.
     "fairseq2": ("fairseq2.yaml", "fairseq2.yaml"),
+    # Whole numbers for grain.IterDataset.mix, 100 as the smallest: .5, .3, .2 are 250, 150, 100; grain 0.2.18.
+    "grain": ("numbers.json", "grain.json"),
+    # Weights and block size for CombinedStreamingDataset and TokensLoader, one entry for each pass: litdata 0.2.76.
+    "litdata": ("numbers.json", "litdata.json"),
+    # `path` and `weight` by name, as get_datasets in MaxText's grain_data_processing.py reads them, 2026-06.
+    "maxtext": ("grain_mixture.json", "maxtext.json"),
+    # The arguments of MixingInstanceSourceConfig and its specs: ai2-olmo-core 3.0.0.
+    "olmo-core-composable": ("numbers.json", "olmo_composable.json"),
+    # Proportions for HFDataSource of torchtitan 0.3.0, whole numbers for WeightedDataset after it.
+    "torchtitan": ("numbers.json", "torchtitan.json"),
     # probabilities = proportions / mean tokens per document, normalised: .3/700, .2/1500, .5/300 of code, math, web.
     "hf-datasets": ("numbers.json", "hf_datasets.json"),
 }
@@ -294,6 +325,12 @@ SCHEDULE_GOLDENS = {
     "levanter": ("levanter.yaml", "levanter_schedule.yaml"),
     # WeightSchedulePoint in easydel 0.3.0: a step that counts documents, and weights of all datasets.
     "easydel": ("numbers.json", "easydel_schedule.json"),
+    # Where each phase starts and its weights for grain.IterDataset.mix: grain 0.2.18.
+    "grain": ("numbers.json", "grain_schedule.json"),
+    # The file of the second launch, without the domain that is not read any more: MaxText, 2026-06.
+    "maxtext": ("grain_mixture_1.json", "maxtext_schedule.json"),
+    # One MixingInstanceSourceConfig for each phase and the splits that lead to its part of a domain: ai2-olmo-core 3.0.0.
+    "olmo-core-composable": ("numbers.json", "olmo_composable_schedule.json"),
 }
 
 
@@ -324,7 +361,12 @@ def test_the_lines_to_paste(tmp_path):
         cat, *lines = make(name).command(out / name)
         assert shlex.split(cat) == ["cat", "base.yaml", str(out / name / ROWS[name].yaml), ">", "train.yaml"]
         assert lines == launch
-    for name in ("olmo-core", "hf-datasets", "streaming", "easydel"):
+    assert [shlex.split(line) for line in make("maxtext").command(out / "maxtext")] == [
+        ["dataset_type=grain", "grain_file_type=arrayrecord"]
+        + [f"grain_train_mixture_config_path={out / 'maxtext' / 'grain_mixture.json'}", "num_epoch=4", "packing=true"]
+        + ["use_truncation=false", "max_target_length=4096", "steps=4769"]
+    ]
+    for name in [name for name, row in ROWS.items() if row.files[0] == "mixture.py"] + ["olmo-core"]:
         compile("\n".join(make(name).command(out / name)), name, "exec")
     with pytest.raises(ExportError, match="Export again"):
         make("olmo-core").command(tmp_path / "nowhere")
