@@ -231,6 +231,7 @@ class Ids:
         return [*map(int, text.split()), 3 * APART]  # inputs and labels are one shorter than the document
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # its imports look at every deprecated name of torch
 def test_torchtitan_interleaves_packed_domains(corpus, tmp_path):
     loaders = pytest.importorskip("torchtitan.hf_datasets.text_datasets")
     from datasets import Dataset
@@ -256,6 +257,7 @@ def test_torchtitan_interleaves_packed_domains(corpus, tmp_path):
 # litdata
 
 
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")
 def test_litdata_combines_blocks_of_the_intended_tokens(corpus, tmp_path):
     litdata = pytest.importorskip("litdata")
     writer = pytest.importorskip("litdata.streaming.writer").BinaryWriter
