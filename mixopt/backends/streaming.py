@@ -43,11 +43,15 @@ NUMBERS = json.loads(Path(__file__).with_name("numbers.json").read_text(encoding
 
 
 def mixture(batch_size, phase=0):
-    """The dataset of one phase, whose only epoch is the phase; `batch_size` is of one device."""
+    """The dataset of one phase, whose only epoch is the phase; `batch_size` is of one device.
+
+    Each phase has a cache of its own: two datasets that live at the same time must not share one.
+    """
     drawn = NUMBERS["phases"][phase]
-    streams = [
-        Stream(**NUMBERS["streams"][name], proportion=proportion) for name, proportion in drawn["proportions"].items()
-    ]
+    streams = []
+    for name, proportion in drawn["proportions"].items():
+        stream = NUMBERS["streams"][name]
+        streams.append(Stream(**stream | {"local": f"{stream['local']}/phase-{phase}"}, proportion=proportion))
     return StreamingDataset(
         streams=streams,
         epoch_size=drawn["epoch_size"],
