@@ -3,7 +3,10 @@
 import json
 import math
 import runpy
+import sys
+from collections import Counter, namedtuple
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,9 +20,14 @@ from mixopt.backends.base import deviation, number
 from mixopt.backends.blocks import apportion
 from mixopt.backends.easydel import counts_of as easydel_counts_of
 from mixopt.backends.fairseq2 import chances
+from mixopt.backends.grain import drawn_from, kept_by_grain, taken, whole_numbers
 from mixopt.backends.levanter import counts_of as levanter_counts_of
+from mixopt.backends.litdata import copies
+from mixopt.backends.maxtext import divided, surviving
 from mixopt.backends.megatron import Megatron, blend_of, samples_of
+from mixopt.backends.olmo_composable import OlmoComposable
 from mixopt.backends.olmo_core import OlmoCore
+from mixopt.backends.olmo_parts import instances_of, length_of
 from mixopt.backends.streaming import samples_of as streaming_samples_of
 from mixopt.domains import Shard
 from mixopt.errors import ExportError
@@ -350,6 +358,166 @@ def test_stacks_that_draw_documents_need_lengths(name, tmp_path):
     blind = Plan(TARGET, tuple(PlannedDomain(d.name, d.available_tokens) for d in plan.domains), plan.phases)
     with pytest.raises(ExportError, match=f"{name}: .* mean_tokens_per_doc is not known for code, math, web"):
         make(name).export(blind, tmp_path)
+
+
+# OLMo-core, composable
+
+
+def test_composable_sources_give_sizes_as_olmo_core_calculates_them():
+    """calculate_sample_sizes, ai2-olmo-core 3.0.0, called on these numbers: 3200, 6400 and 22400 tokens."""
+    specs = [("a", 0.1, 1.0), ("b", 0.2, 1.0), ("c", 0.7, 2.25)]
+    source_specs = [{"domain": n, "ratio": p, "max_repetition_factor": f, "part": []} for n, p, f in specs]
+    phase = {"num_tokens": 32_000, "source_specs": source_specs}
+    assert instances_of(phase, {"a": 100, "b": 200, "c": 312}, 32) == {"a": 100, "b": 200, "c": 700}
+    with pytest.raises(ExportError, match="insufficient tokens for 'c'"):
+        instances_of(phase, {"a": 100, "b": 200, "c": 311}, 32)
+    source_specs[0]["ratio"] = 0.0
+    with pytest.raises(ExportError, match="must be above 0"):
+        instances_of(phase, {"a": 100, "b": 200, "c": 312}, 32)
+
+
+def test_composable_phases_have_parts_of_the_domains_for_themselves(tmp_path):
+    plan = plan_of(THREE, LATE, THREE, target=10**7, starts=(0, 5 * 10**6, 8 * 10**6))
+    OlmoComposable(sequence=64, batch=16).export(plan, tmp_path)
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    specs = [{spec["domain"]: spec for spec in phase["source_specs"]} for phase in numbers["phases"]]
+    held = {
+        name: [length_of(phase[name]["part"], numbers["instances"][name]) for phase in specs if name in phase]
+        for name in THREE
+    }
+    assert {name: sum(parts) for name, parts in held.items()} == numbers["instances"]
+    assert held["math"] == pytest.approx([14_204 * 5 / 7, 14_204 * 2 / 7], rel=1e-3), "needed in the first and third"
+    read = [instances_of(phase, numbers["instances"], 64)["code"] for phase in numbers["phases"]]
+    assert np.divide(read, held["code"]) == pytest.approx(4.95, rel=1e-3), "each part as often as the whole"
+    assert specs[1]["code"]["max_repetition_factor"] == pytest.approx(4.95, rel=1e-3)
+
+
+def test_composable_sources_refuse_what_cannot_be_split_or_counted(tmp_path):
+    domains = (PlannedDomain("note", 5000), PlannedDomain("web", 10**8))
+    few = Mixture({"note": 0.01, "web": 0.99})
+    plan = Plan(10**8, domains, ((0, few), (10**7, few), (99 * 10**6, few)))
+    with pytest.raises(ExportError, match='"note" holds 1 instances, too few to be split over its 3 phases'):
+        OlmoComposable().export(plan, tmp_path)
+    with pytest.raises(ExportError, match="at most 4,294,967,295 instances"):
+        OlmoComposable(sequence=64).export(plan_of(THREE, target=10**12), tmp_path)
+    OlmoComposable().export(Plan(10**6, (PlannedDomain("note", 4000), domains[1]), ((0, few),)), tmp_path)
+    assert 'below one sample of the run: "note".' in (tmp_path / "README.md").read_text()
+
+
+# Grain, MaxText
+
+
+@given(st.lists(st.integers(100, 5000), min_size=1, max_size=8), st.integers(0, 3000))
+@settings(max_examples=50, deadline=None)
+def test_grain_counts_as_if_drawn_one_by_one(numbers, position):
+    """_dataset_and_key_of_next_element of grain 0.2.18: the first dataset whose count rises."""
+    weights = {str(k): number for k, number in enumerate(numbers)}
+    drawn = taken(position, weights)
+    assert sum(drawn.values()) == position
+    after = taken(position + 1, weights)
+    assert sorted(after[name] - drawn[name] for name in weights) == [0] * (len(weights) - 1) + [1]
+    for name, weight in weights.items():
+        assert abs(drawn[name] - position * weight / sum(numbers)) < len(weights)
+
+
+def test_grain_keeps_whole_numbers_and_floors_others():
+    """_float_to_int_proportions of grain 0.2.18, called on these weights: it may make 99 of the smallest."""
+    assert kept_by_grain({"a": 0.59, "b": 0.26, "c": 0.15}) == {"a": 393, "b": 173, "c": 100}
+    assert kept_by_grain({"a": 29 / 49, "b": 19 / 49, "c": 1 / 49}) == {"a": 2900, "b": 1900, "c": 99}
+    assert whole_numbers({"c": 0.2, "a": 0.5, "b": 0.3}) == {"a": 250, "b": 150, "c": 100}
+    third = {"a": 0.337, "b": 0.331, "c": 0.332}
+    kept, nearest = kept_by_grain(third), whole_numbers(third)
+    miss = [max(abs(n[d] / sum(n.values()) - p) for d, p in third.items()) for n in (kept, nearest)]
+    assert miss[1] < miss[0]
+    assert kept_by_grain(nearest) == nearest
+    with pytest.raises(ExportError, match="weights must be above 0"):
+        kept_by_grain({"a": 1.0, "b": 0.0})
+
+
+def test_grain_goes_on_counting_in_the_next_phase():
+    phases = [(7, {"a": 150, "b": 100}), (5, {"a": 100, "c": 300})]
+    assert drawn_from(phases[:1]) == taken(7, phases[0][1])
+    drawn = drawn_from(phases)
+    assert drawn["b"] == taken(7, phases[0][1])["b"]
+    assert drawn["c"] == taken(12, phases[1][1])["c"] - taken(7, phases[1][1])["c"]
+    assert sum(drawn.values()) == 12
+
+
+@pytest.mark.parametrize("name", ["grain", "maxtext"])
+def test_a_domain_may_stop_but_not_come_back(name, tmp_path):
+    starts = (0, TARGET // 2, TARGET // 4 * 3)
+    with pytest.raises(ExportError, match=f'{name}: "math" pauses and comes back'):
+        make(name).export(plan_of(THREE, LATE, THREE, starts=starts), tmp_path)
+    make(name).export(plan_of(LATE, THREE, LATE, starts=starts), tmp_path)
+    assert set(make(name).read_back(tmp_path)) == set(THREE)
+
+
+@given(st.lists(st.integers(100, 10**7), min_size=1, max_size=40))
+@settings(max_examples=100, deadline=None)
+def test_maxtext_weights_survive_its_division(numbers):
+    """The smallest of 49 equal ones becomes 99, and so do the others."""
+    numbers = {f"d{k}": n for k, n in enumerate([100, *numbers])}
+    kept = kept_by_grain(divided(surviving(numbers)))
+    assert {name: kept[name] * numbers["d0"] for name in kept} == {name: n * kept["d0"] for name, n in numbers.items()}
+
+
+def test_maxtext_launches_again_for_each_phase(tmp_path):
+    make("maxtext").export(SCHEDULE, tmp_path)
+    assert [line.split()[2:4] + line.split()[-1:] for line in make("maxtext").command(tmp_path)] == [
+        [f"grain_train_mixture_config_path={tmp_path / f'grain_mixture_{k}.json'}", "num_epoch=6", f"steps={steps}"]
+        for k, steps in enumerate((3815, 4769))
+    ], "code takes 4.4 epochs"
+    with pytest.raises(ExportError, match="shorter than one step"):
+        make("maxtext").export(plan_of({"web": 1.0}, {"web": 1.0}, target=10**6, starts=(0, 1000)), tmp_path)
+
+
+# torchtitan
+
+
+def test_torchtitan_packs_each_domain_before_it_mixes(tmp_path, monkeypatch):
+    """The three classes that the file takes from torchtitan.components.data, of 2026-07, which no release has yet."""
+    data = ModuleType("torchtitan.components.data")
+    for name, fields in {
+        "ConcatThenSplitPackingConfig": "dataset",
+        "DatasetMixConfig": "datasets",
+        "WeightedDataset": "dataset weight",
+    }.items():
+        setattr(data, name, namedtuple(name, fields))
+    for name in ("torchtitan", "torchtitan.components"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, data.__name__, data)
+    make("torchtitan").export(plan_of(THREE), tmp_path)
+    mixture = runpy.run_path(str(tmp_path / "mixture.py"))["mixture"]
+    mixed = mixture({name: name.upper() for name in ("web", "math", "code", "unused")})
+    assert mixed == (((("CODE",), 150), (("MATH",), 100), (("WEB",), 250)),)
+    with pytest.raises(KeyError, match=r"no dataset for \['math', 'web'\]"):
+        mixture({"code": "CODE"})
+
+
+# litdata
+
+
+def test_litdata_reads_a_domain_from_as_many_datasets_as_it_needs():
+    assert copies(79, 100) == [79]
+    assert copies(160, 100) == [80, 80]
+    assert copies(330, 100) == pytest.approx([80, 80, 80, 80, 10])
+
+
+def test_litdata_leaves_out_domains_without_a_block_and_says_where_it_ends(tmp_path):
+    domains = (PlannedDomain("note", 4000), PlannedDomain("web", 10**6))
+    plan = Plan(10**6, domains, ((0, Mixture({"note": 0.01, "web": 0.99})),))
+    make("litdata").export(plan, tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert 'below one sample of the run: "note".' in page
+    assert '- In the list more than once, each in its own order: "web" 2 times.' in page
+    path = tmp_path / "numbers.json"
+    numbers = json.loads(path.read_text())
+    assert Counter(stream["domain"] for stream in numbers["streams"]) == {"web": 2}
+    assert numbers["ends_after_tokens"] == pytest.approx(1.25e6, rel=0.01), "a fifth of each dataset is left"
+    numbers["streams"][0]["weight"] = 0.0
+    path.write_text(json.dumps(numbers))
+    with pytest.raises(ExportError, match="weights must be above 0"):
+        make("litdata").read_back(tmp_path)
 
 
 # Hugging Face datasets

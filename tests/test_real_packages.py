@@ -242,7 +242,9 @@ def test_torchtitan_interleaves_packed_domains(corpus, tmp_path):
 
     backend = make("torchtitan", sequence=SEQUENCE)
     backend.export(corpus.plan(STATIC), tmp_path)
-    datasets = {name: DatasetConfig(path=name, loader=loaded, sample_processor=lambda row: row["text"]) for name in HELD}
+    datasets = {
+        name: DatasetConfig(path=name, loader=loaded, sample_processor=lambda row: row["text"]) for name in HELD
+    }
     config = pasted(backend, tmp_path, datasets=datasets, config=type("Config", (), {}))["config"].dataloader
     assert isinstance(config, loaders.InterleavedHuggingFaceTextDataLoader.Config)
     built = {"dp_world_size": 1, "dp_rank": 0, "tokenizer": Ids(), "seq_len": SEQUENCE, "local_batch_size": 5}

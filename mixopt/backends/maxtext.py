@@ -1,7 +1,7 @@
 """MaxText: the JSON file for `grain_train_mixture_config_path`, one for each phase of a schedule; it draws documents.
 
 Token proportions become document shares through the mean tokens per document of each domain; these become whole
-numbers, as Grain keeps them (mixopt/backends/grain.py), plus a half that survives MaxText's division by the sum.
+numbers, as Grain keeps them (mixopt/backends/grain.py), plus a fraction that survives MaxText's division by the sum.
 
 Source: AI-Hypercomputer/maxtext, `get_datasets` in src/maxtext/input_pipeline/grain_data_processing.py of 2026-06, on
 `grain.IterDataset.mix` of grain 0.2.18.
@@ -37,6 +37,7 @@ from mixopt.errors import ExportError
 from mixopt.handoff import Plan
 
 DATA = "data/{}/*.array_record"
+FRACTIONS = sorted((k / 64 for k in range(16, 49)), key=lambda fraction: abs(fraction - 0.5))
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class MaxText:
         notes = [
             (
                 "Weights are of documents: token proportions divided by mean tokens per document, as whole numbers with "
-                f"{SMALLEST} as the smallest, which is how Grain keeps them; the halves survive its rounding down."
+                f"{SMALLEST} as the smallest, which is how Grain keeps them; the fractions survive its rounding down."
             ),
             *left_out(settled),
             "Paths `data/<name>/*.array_record` are placeholders. Only ArrayRecord files can be mixed.",
@@ -136,12 +137,13 @@ def entries(phase: Settled, length: Mapping[str, float]) -> dict[str, dict[str, 
 def surviving(numbers: Mapping[str, int]) -> dict[str, float]:
     """Weights that are these whole numbers after MaxText has divided them by their sum and Grain has scaled them.
 
-    Of the smallest, 100 or 99 is left, as the last bit of the division falls; of its multiples one gives 100.
+    Of the smallest, 100 or 99 is left, as the last bit of the division falls: another fraction on top of the others
+    moves the sum, and with it that bit.
     """
-    halves = {name: number + (0.5 if number > SMALLEST else 0.0) for name, number in numbers.items()}
-    for factor in range(1, 100):
-        weights = {name: factor * half for name, half in halves.items()}
-        if kept_by_grain(divided(weights)) == numbers:
+    for fraction in FRACTIONS:
+        weights = {name: number + (fraction if number > SMALLEST else 0.0) for name, number in numbers.items()}
+        kept = kept_by_grain(divided(weights))
+        if all(kept[name] * sum(numbers.values()) == number * sum(kept.values()) for name, number in numbers.items()):
             return weights
     raise ExportError(f"maxtext: no weights give {dict(numbers)} after its division. Leave out the smallest domain.")
 
