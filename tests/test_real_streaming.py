@@ -15,8 +15,8 @@ from mixopt.mixture import Mixture
 
 SEQUENCE = 32
 APART = 1_000_000
-HELD = {"code": 60_000, "math": 20_000, "web": 30_000}
-TARGET = 100_000
+HELD = {"code": 30_000, "math": 10_000, "web": 15_000}
+TARGET = 50_000
 THREE = Mixture({"code": 0.3, "math": 0.2, "web": 0.5})
 LATE = Mixture({"code": 0.8, "math": 0.0, "web": 0.2})
 
