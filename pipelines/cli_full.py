@@ -1,4 +1,4 @@
-"""The command that trains the real model: train."""
+"""The commands that train the real model and hand it on: train, weights."""
 
 from __future__ import annotations
 
@@ -46,3 +46,26 @@ def train(
     record = training.run(course, Bars(), say.lines)
     say.lines(training.ended(course, record))
     end(record, as_json)
+
+
+@app.command()
+def weights(
+    run_dir: RunDirectory,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; RUN_DIR/full/hf unless given.")] = None,
+    step: Annotated[int | None, typer.Option(help="Of the checkpoint of this step; the last one unless given.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, as they are trained, or bfloat16.")] = "float32",
+    shard: Annotated[int, typer.Option(help="Bytes of a file, at most.", min=1)] = 5_000_000_000,
+    as_json: Json = False,
+) -> None:
+    """Write the trained model as Hugging Face transformers reads it: a Llama in safetensors, config, tokenizer.
+
+    Example: `mixopt weights runs/a --dtype bfloat16`
+    """
+    from pipelines.full import course as courses
+    from pipelines.full import engine, llama
+
+    found = courses.load(run_dir)
+    folder = out if out is not None else found.folder / "hf"
+    files = [str(path) for path in llama.write(found, engine.tensors, folder, step, dtype, shard)]
+    Terminal(to_stderr=as_json).lines(files)
+    end({"files": files}, as_json)
