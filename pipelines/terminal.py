@@ -12,6 +12,8 @@ from rich.table import Table
 from mixopt import uncertainty
 from mixopt.report_comparison import board, sentences
 
+MOST_PASTED = 3  # backends whose lines are shown; of more, their README.md
+
 
 class Terminal:
     """Writes to standard output, or to standard error where standard output belongs to a machine."""
@@ -104,11 +106,18 @@ class Terminal:
         )
 
     def exports(self, found: Mapping[str, Any]) -> None:
-        """What was exported, and how far each backend is from the recommendation."""
-        rows = [
-            [name, f"{found['max_deviation'][name]:.2g}", "\n".join(files)] for name, files in found["files"].items()
+        """What was exported, how far each backend is from the plan, who refused and why; what to paste if it is little."""
+        shown = [
+            [name, found["unit"][name], f"{far:.2g}", str(Path(found["files"][name][0]).parent)]
+            for name, far in found["max_deviation"].items()
         ]
-        self.table(["backend", "largest deviation", "files"], rows)
+        shown += [[name, found["unit"][name], "refused", why] for name, why in found["refused"].items()]
+        self.table(["backend", "shares of", "largest deviation", "where, or why not"], shown)
+        if len(found["files"]) > MOST_PASTED:
+            self.lines(["What to paste, and what to know of each, is in README.md in its folder."])
+        else:
+            for name, lines in found["lines"].items():
+                self.lines(["", f"{name}:", *lines])
         self.lines(found["notes"])
 
     def fit(self, found: Mapping[str, Any]) -> None:

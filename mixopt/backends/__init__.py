@@ -5,30 +5,61 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
 from mixopt.backends.base import NUMBERS, Backend, Tail, deviation
+from mixopt.backends.fast_llm import FastLLM
+from mixopt.backends.gpt_neox import GPTNeoX
 from mixopt.backends.hf_datasets import HFDatasets
+from mixopt.backends.lm_engine import LMEngine
 from mixopt.backends.megatron import Megatron
+from mixopt.backends.megatron_bridge import MegatronBridge
+from mixopt.backends.nanotron import Nanotron
+from mixopt.backends.nemo import NeMo
 from mixopt.backends.olmo_core import OlmoCore
 from mixopt.backends.streaming import Streaming
 from mixopt.errors import ExportError, JobError, did_you_mean
 from mixopt.handoff import Plan
 
-BACKENDS: dict[str, Callable[[Tail, int], Backend]] = {
-    "megatron": lambda tail, sequence: Megatron(tail=tail, sequence=sequence),
-    "olmo-core": lambda tail, sequence: OlmoCore(tail=tail, sequence=sequence),
-    "hf-datasets": lambda tail, sequence: HFDatasets(tail=tail),
-    "streaming": lambda tail, sequence: Streaming(tail=tail, sequence=sequence),
+ALL = "all"
+"""In the place of names: every backend that can express the plan."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What its weights are shares of, whether it follows a schedule, and its backend for a tail and a sequence."""
+
+    unit: str
+    schedule: bool
+    make: Callable[[Tail, int], Backend]
+
+
+BACKENDS: dict[str, Stack] = {
+    "fast-llm": Stack("fixed-length samples", False, lambda tail, sequence: FastLLM(tail=tail, sequence=sequence)),
+    "gpt-neox": Stack("fixed-length samples", False, lambda tail, sequence: GPTNeoX(tail=tail, sequence=sequence)),
+    "hf-datasets": Stack("documents", False, lambda tail, sequence: HFDatasets(tail=tail)),
+    "lm-engine": Stack("fixed-length samples", False, lambda tail, sequence: LMEngine(tail=tail, sequence=sequence)),
+    "megatron": Stack("fixed-length samples", True, lambda tail, sequence: Megatron(tail=tail, sequence=sequence)),
+    "megatron-bridge": Stack("fixed-length samples", False, lambda tail, sequence: MegatronBridge(tail=tail, sequence=sequence)),
+    "nanotron": Stack("fixed-length samples", True, lambda tail, sequence: Nanotron(tail=tail, sequence=sequence)),
+    "nemo": Stack("fixed-length samples", False, lambda tail, sequence: NeMo(tail=tail, sequence=sequence)),
+    "olmo-core": Stack("tokens", False, lambda tail, sequence: OlmoCore(tail=tail, sequence=sequence)),
+    "streaming": Stack("fixed-length samples", True, lambda tail, sequence: Streaming(tail=tail, sequence=sequence)),
 }
 
 
 class Exported(TypedDict):
-    """What `export_all` wrote, how far each backend is from the plan, and what of the plan was left out."""
+    """What `export_all` wrote, how far each backend is from the plan, and what of the plan was left out.
+
+    `lines` are what to paste; `refused` has a sentence for each backend that cannot express the plan.
+    """
 
     files: dict[str, list[Path]]
     max_deviation: dict[str, float]
+    lines: dict[str, list[str]]
+    refused: dict[str, str]
     notes: list[str]
 
 
@@ -36,7 +67,7 @@ def make(name: str, tail: Tail = "drop", sequence: int = 4096) -> Backend:
     """The backend of this name. `sequence` is the real model's, in tokens. Raises JobError for an unknown name."""
     if name not in BACKENDS:
         raise JobError(f"backends: unknown {name!r}; {did_you_mean(name, BACKENDS)}")
-    return BACKENDS[name](tail, sequence)
+    return BACKENDS[name].make(tail, sequence)
 
 
 def export_all(
@@ -44,9 +75,12 @@ def export_all(
 ) -> Exported:
     """Write one folder for each backend, all of them or none; a folder that is there is complete.
 
-    Raises ExportError with one sentence for each backend that cannot express the plan, JobError for unknown names.
+    With "all" among the names, those that cannot express the plan are left out, and earlier exports of them removed.
+    Raises ExportError with one sentence for each backend that cannot, JobError for unknown names.
     """
-    made = {name: make(name, tail, sequence) for name in backends}
+    every = ALL in backends
+    named = [name for name in backends if name != ALL]
+    made = {name: make(name, tail, sequence) for name in [*named, *(BACKENDS if every else [])]}
     foreign = [name for name in made if (out_dir / name).exists() and not (out_dir / name / NUMBERS).exists()]
     if foreign:
         raise ExportError(
@@ -55,22 +89,32 @@ def export_all(
     out_dir.mkdir(parents=True, exist_ok=True)
     files: dict[str, list[Path]] = {}
     deviations: dict[str, float] = {}
-    refused: list[str] = []
+    refused: dict[str, str] = {}
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".export-") as temporary:
         for name, backend in made.items():
             staged = Path(temporary) / name
             try:
-                files[name] = [out_dir / name / path.name for path in backend.export(plan, staged)]
+                written = backend.export(plan, staged)
                 deviations[name] = deviation(plan, backend, staged)
+                files[name] = [out_dir / name / path.name for path in written]
             except ExportError as e:
-                refused.append(str(e))
-        if refused:
-            raise ExportError("\n".join(refused))
+                refused[name] = str(e).removeprefix(f"{name}: ")
+        if refused and not (every and files):
+            raise ExportError("\n".join(f"{name}: {why}" for name, why in refused.items()))
         for name in made:
             if (out_dir / name).exists():
                 shutil.move(out_dir / name, Path(temporary) / f"{name}.old")
-            (Path(temporary) / name).rename(out_dir / name)
-    return {"files": files, "max_deviation": deviations, "notes": notes(plan)}
+            if name in files:
+                (Path(temporary) / name).rename(out_dir / name)
+    lines = {name: made[name].command(out_dir / name) for name in files}
+    return {"files": files, "max_deviation": deviations, "lines": lines, "refused": refused, "notes": notes(plan)}
+
+
+def following(plan: Plan) -> Plan:
+    """The plan with the schedule that the search followed in the place of its mean. Raises ExportError without one."""
+    if not plan.schedule:
+        raise ExportError("--schedule: mixture.json holds no schedule; the search followed none. Leave the option out.")
+    return replace(plan, phases=plan.schedule, schedule=())
 
 
 def notes(plan: Plan) -> list[str]:
@@ -79,4 +123,4 @@ def notes(plan: Plan) -> list[str]:
     if not count:
         return []
     said = f"The search followed a schedule of {count} phases (`schedule` in mixture.json)"
-    return [f"{said}; exported is its mean by tokens, one mixture for the whole run."]
+    return [f"{said}; exported is its mean by tokens, one mixture for the whole run. `--schedule` exports the phases."]

@@ -78,6 +78,15 @@ def left_out(settled: Sequence[Settled]) -> list[str]:
     return sentences
 
 
+def refuse_schedule(plan: Plan, stack: str, why: str) -> None:
+    """Raises ExportError for a plan of several phases; `why` says what the stack has instead."""
+    if len(plan.phases) > 1:
+        raise ExportError(
+            f"{stack}: {why}, this plan has {len(plan.phases)} phases. Export it with a stack that follows schedules "
+            "(`mixopt backends` says which), or recommend a static mixture."
+        )
+
+
 def deviation(plan: Plan, backend: Backend, out: Path) -> float:
     """Largest |exported - intended| over the domains, as token proportions of the whole run."""
     exported = backend.read_back(out)

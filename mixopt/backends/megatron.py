@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -54,10 +54,9 @@ class Megatron:
 
         Raises ExportError for prefixes that the file cannot hold and for phases shorter than an iteration.
         """
-        prefixes = {name: plan[name].sources.megatron_prefix or placeholder(name) for name in plan.names}
-        check_prefixes(prefixes)
+        prefixes = prefixes_of(self.name, plan)
         several = len(plan.phases) > 1
-        samples = self._samples(plan)
+        samples = samples_of_phases(self.name, plan, self.sequence, self.batch)
         settled = [
             settle(mixture, dict.fromkeys(plan.names, 1 / n), self.tail)
             for n, (_, mixture) in zip(samples, plan.phases, strict=True)
@@ -84,33 +83,16 @@ class Megatron:
     def read_back(self, out: Path) -> dict[str, float]:
         """Shares of the samples that the builder requests of each prefix."""
         numbers = read_numbers(out)
-        domains = {prefix: name for name, prefix in numbers["prefixes"].items()}
-        drawn: dict[str, int] = {}
+        drawn: Counter[str] = Counter()
         for phase in numbers["phases"]:
             text = (out / phase["file"]).read_text(encoding="utf-8")
-            for prefix, count in samples_of(text.split(), phase["samples"]).items():
-                drawn[domains[prefix]] = drawn.get(domains[prefix], 0) + count
-        total = sum(drawn.values())
-        return {name: count / total for name, count in drawn.items()}
-
-    def _samples(self, plan: Plan) -> list[int]:
-        if len(plan.phases) == 1:
-            return [math.ceil(plan.target_tokens / self.sequence)]
-        per_iteration = self.sequence * self.batch
-        starts = [round(start / per_iteration) for start, _ in plan.phases]
-        samples = [
-            self.batch * (end - start)
-            for start, end in pairwise([*starts, math.ceil(plan.target_tokens / per_iteration)])
-        ]
-        if min(samples) < self.batch:
-            raise ExportError(f"megatron: a phase is shorter than one iteration of {per_iteration:,} tokens.")
-        return samples
+            drawn.update(samples_of(text.split(), phase["samples"]))
+        return shares_of(drawn, numbers["prefixes"])
 
     def _notes(self, plan: Plan, samples: Sequence[int], settled: Sequence[Settled]) -> list[str]:
         notes = [f"One sample is {self.sequence} tokens, so shares of samples are shares of tokens."]
         notes += left_out(settled)
-        if not all(domain.sources.megatron_prefix for domain in plan.domains):
-            notes.append("Prefixes `data/<name>_text_document` are placeholders: put yours, without .bin or .idx.")
+        notes += placeholders(plan)
         for k, (start, _) in enumerate(plan.phases[1:], start=1):
             iteration = sum(samples[:k]) // self.batch
             notes.append(
@@ -125,24 +107,39 @@ class Megatron:
         ]
 
 
-def placeholder(name: str) -> str:
-    """Where a domain is expected when nobody said."""
-    return f"data/{folder(name)}_text_document"
-
-
-def check_prefixes(prefixes: Mapping[str, str]) -> None:
-    """Raises ExportError for prefixes that a blend file cannot hold."""
+def prefixes_of(stack: str, plan: Plan) -> dict[str, str]:
+    """The prefix of each domain, a placeholder where nobody said. Raises ExportError for what a blend cannot hold."""
+    prefixes = {d.name: d.sources.megatron_prefix or f"data/{folder(d.name)}_text_document" for d in plan.domains}
     for name, prefix in prefixes.items():
         if not prefix.isprintable() or any(c.isspace() for c in prefix):
-            raise ExportError(
-                f"megatron: prefix {prefix!r} of {name!r} has white space, at which blend files are split."
-            )
+            raise ExportError(f"{stack}: prefix {prefix!r} of {name!r} has white space, which a blend does not hold.")
         if prefix.endswith((".bin", ".idx")):
-            raise ExportError(f"megatron: prefix {prefix!r} of {name!r} must come without .bin or .idx.")
+            raise ExportError(f"{stack}: prefix {prefix!r} of {name!r} must come without .bin or .idx.")
     if len(set(prefixes.values())) < len(prefixes):
-        raise ExportError("megatron: two domains share one prefix. Give each its own megatron_prefix.")
+        raise ExportError(f"{stack}: two domains share one prefix. Give each its own megatron_prefix.")
     if len(prefixes) > LARGEST_BLEND:
-        raise ExportError(f"megatron: at most {LARGEST_BLEND} datasets in a blend (got {len(prefixes)}).")
+        raise ExportError(f"{stack}: at most {LARGEST_BLEND} datasets in a blend (got {len(prefixes)}).")
+    return prefixes
+
+
+def placeholders(plan: Plan) -> list[str]:
+    """One sentence where a prefix is not known."""
+    if all(domain.sources.megatron_prefix for domain in plan.domains):
+        return []
+    return ["Prefixes `data/<name>_text_document` are placeholders: put yours, without .bin or .idx."]
+
+
+def samples_of_phases(stack: str, plan: Plan, sequence: int, batch: int) -> list[int]:
+    """Samples of each phase; with several of them, whole iterations. Raises ExportError for a phase without one."""
+    if len(plan.phases) == 1:
+        return [math.ceil(plan.target_tokens / sequence)]
+    per_iteration = sequence * batch
+    starts = [round(start / per_iteration) for start, _ in plan.phases]
+    ends = [*starts[1:], math.ceil(plan.target_tokens / per_iteration)]
+    samples = [batch * (end - start) for start, end in zip(starts, ends, strict=True)]
+    if min(samples) < batch:
+        raise ExportError(f"{stack}: a phase is shorter than one iteration of {per_iteration:,} tokens.")
+    return samples
 
 
 def launch(numbers: Mapping[str, Any], out: Path) -> list[str]:
@@ -181,8 +178,23 @@ def samples_of(words: Sequence[str], size: int) -> dict[str, int]:
         raise ExportError(f"megatron: the blend is read as {len(prefixes)} prefixes without weights.")
     if not all(weight > 0 for weight in weights) or len(prefixes) > LARGEST_BLEND:
         raise ExportError("megatron: a blend needs weights above 0 and fewer than 32767 datasets.")
+    return drawn_of(prefixes, weights, size)
+
+
+def drawn_of(names: Sequence[str], weights: Sequence[float], size: int) -> dict[str, int]:
+    """Samples that a blend of `size` draws of each dataset: always of the one furthest behind its share.
+
+    Whatever surplus a stack prepares, that keeps each within one sample of its share. All stacks with Megatron's
+    `build_blending_indices` draw like this.
+    """
     shares = (np.array(weights) / np.sum(weights)).tolist()
-    return {prefix: math.ceil(size * share) for prefix, share in zip(prefixes, shares, strict=True)}
+    return {name: math.ceil(size * share) for name, share in zip(names, shares, strict=True)}
+
+
+def shares_of(drawn: Mapping[str, int], sources: Mapping[str, str]) -> dict[str, float]:
+    """Share of each domain, whose source is a prefix or a folder."""
+    total = sum(drawn.values())
+    return {name: drawn[source] / total for name, source in sources.items() if source in drawn}
 
 
 def _weight(word: str) -> float | None:

@@ -115,9 +115,15 @@ class Row:
 
 
 ROWS = {
-    "megatron": Row(samples, ("blend.txt", "numbers.json", "README.md"), True),
-    "olmo-core": Row(passes, ("sources.yaml", "numbers.json", "README.md"), False),
+    "fast-llm": Row(samples, ("training.yaml", "numbers.json", "README.md"), False),
+    "gpt-neox": Row(samples, ("gpt_neox.yml", "numbers.json", "README.md"), False),
     "hf-datasets": Row(lambda plan: 1e-12, ("mixture.py", "numbers.json", "README.md"), False),
+    "lm-engine": Row(samples, ("lm_engine.yml", "numbers.json", "README.md"), False),
+    "megatron": Row(samples, ("blend.txt", "numbers.json", "README.md"), True),
+    "megatron-bridge": Row(samples, ("blend.json", "numbers.json", "README.md"), False),
+    "nanotron": Row(samples, ("nanotron.yaml", "numbers.json", "README.md"), True),
+    "nemo": Row(samples, ("paths.json", "numbers.json", "README.md"), False),
+    "olmo-core": Row(passes, ("sources.yaml", "numbers.json", "README.md"), False),
     "streaming": Row(samples, ("llm_foundry.yaml", "numbers.json", "README.md"), True),
 }
 
@@ -134,6 +140,8 @@ def allowed(name: str, plan: Plan) -> float:
 
 def test_every_backend_has_a_row():
     assert set(ROWS) == set(BACKENDS)
+    assert list(BACKENDS) == sorted(BACKENDS)
+    assert {name: stack.schedule for name, stack in BACKENDS.items()} == {n: row.schedule for n, row in ROWS.items()}
 
 
 @pytest.mark.parametrize("case", PLANS)
@@ -177,7 +185,7 @@ def test_zeros_and_tails_are_left_out_and_listed(name, tmp_path):
         assert "bio" in kept
 
 
-@pytest.mark.parametrize("name", ["megatron", "olmo-core", "streaming"])
+@pytest.mark.parametrize("name", [name for name in ROWS if name != "hf-datasets"])
 def test_the_tail_may_be_refused_or_pooled(name, tmp_path):
     small = plan_of(dict(TINY), target=TARGET)
     with pytest.raises(ExportError, match="below one sample of the run: irc 1e-07, law 2e-07, subs 5e-08"):
@@ -218,6 +226,18 @@ def test_exporting_twice_writes_the_same_bytes(name, tmp_path):
 
 
 GOLDENS = {
+    # The fields of BlendedDatasetConfig in fast_llm/data/dataset/config.py and of `type: file`, which reads this file.
+    "fast-llm": ("training.yaml", "fast_llm.yaml"),
+    # The arguments of NeoXArgsTraining in megatron/neox_arguments/neox_args.py, with hyphens as in its own examples.
+    "gpt-neox": ("gpt_neox.yml", "gpt_neox.yml"),
+    # `datasets` of configs/pretraining-examples in lm-engine, data_path as _get_prefixes_weights_and_sizes_for_blend reads it.
+    "lm-engine": ("lm_engine.yml", "lm_engine.yml"),
+    # The two halves of `blend` of BlendedMegatronDatasetConfig, megatron-core 0.16.1.
+    "megatron-bridge": ("blend.json", "megatron_bridge.json"),
+    # DatasetStageArgs, DataArgs and NanosetDatasetsArgs in src/nanotron/config/config.py.
+    "nanotron": ("nanotron.yaml", "nanotron.yaml"),
+    # The flat list of weights and paths in the docstring of PreTrainingDataModule.
+    "nemo": ("paths.json", "nemo.json"),
     # The words of `--data-args-path`, a weight and a prefix by turns: get_blend_from_list in Megatron-LM.
     "megatron": ("blend.txt", "megatron.txt"),
     # The fields of SourceMixtureConfig under `sources`, as SourceMixtureList.from_yaml reads them: ai2-olmo-core 3.0.0.
@@ -242,10 +262,17 @@ def test_the_exact_syntax_of_a_curriculum(tmp_path):
     assert (tmp_path / "llm_foundry.yaml").read_text() == (GOLDEN / "streaming_schedule.yaml").read_text()
 
 
+def test_the_exact_syntax_of_stages(tmp_path):
+    """The second launch of nanotron: steps of 512 samples of 4096 tokens, the last stage one step after 3815."""
+    make("nanotron").export(SCHEDULE, tmp_path)
+    assert (tmp_path / "nanotron_1.yaml").read_text() == (GOLDEN / "nanotron_schedule.yaml").read_text()
+
+
 def test_the_lines_to_paste(tmp_path):
     plan, out = PLANS["three"], tmp_path / "my out"
     result = export_all(plan, list(ROWS), out)
-    assert set(result["files"]) == set(result["max_deviation"]) == set(ROWS)
+    assert set(result["files"]) == set(result["max_deviation"]) == set(result["lines"]) == set(ROWS)
+    assert result["lines"]["nemo"] == make("nemo").command(out / "nemo")
     assert all(path.exists() for files in result["files"].values() for path in files)
     assert [shlex.split(line) for line in make("megatron").command(out / "megatron")] == [
         ["--data-args-path", str(out / "megatron" / "blend.txt"), "--split", "990,8,2"]
@@ -254,7 +281,7 @@ def test_the_lines_to_paste(tmp_path):
     cat, composer = make("streaming").command(out / "streaming")
     assert shlex.split(cat) == ["cat", "base.yaml", str(out / "streaming" / "llm_foundry.yaml"), ">", "train.yaml"]
     assert composer == "composer scripts/train/train.py train.yaml"
-    for name in ("olmo-core", "hf-datasets"):
+    for name in ("olmo-core", "hf-datasets", "nemo", "megatron-bridge"):
         compile("\n".join(make(name).command(out / name)), name, "exec")
     with pytest.raises(ExportError, match="Export again"):
         make("olmo-core").command(tmp_path / "nowhere")
@@ -275,7 +302,26 @@ def test_all_folders_appear_or_none(tmp_path):
         export_all(PLANS["three"], ["megatrn"], tmp_path)
 
 
-@pytest.mark.parametrize(("name", "file"), [("olmo-core", "sources.yaml"), ("streaming", "llm_foundry.yaml")])
+def test_with_all_who_cannot_is_listed_and_its_old_export_removed(tmp_path):
+    export_all(PLANS["three"], ["all"], tmp_path)
+    result = export_all(SCHEDULE, ["all"], tmp_path)
+    follow = {name for name, row in ROWS.items() if row.schedule}
+    assert set(result["files"]) == set(result["max_deviation"]) == set(result["lines"]) == follow
+    assert set(result["refused"]) == set(ROWS) - follow
+    assert result["refused"]["nemo"].startswith("a data module has one blend, this plan has 2 phases. ")
+    assert {path.name for path in tmp_path.iterdir()} == follow
+    with pytest.raises(JobError, match="unknown 'megatrn'"):
+        export_all(SCHEDULE, ["all", "megatrn"], tmp_path)
+    hopeless = plan_of({"web": 0.5, "code": 0.5}, target=100)
+    with pytest.raises(ExportError, match="\nstreaming: every proportion is below one sample"):
+        export_all(hopeless, ["all"], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == follow, "nothing is touched where nobody can"
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [(name, row.files[0]) for name, row in ROWS.items() if row.files[0].endswith((".yaml", ".yml"))],
+)
 @pytest.mark.parametrize("case", ["odd names", "tiny proportions"])
 def test_both_readers_of_yaml_see_the_same(name, file, case, tmp_path):
     make(name).export(PLANS[case], tmp_path)

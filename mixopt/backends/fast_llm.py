@@ -1,0 +1,105 @@
+"""Fast-LLM: the training dataset as a file, `type: blended` over the files that `fast-llm prepare` wrote.
+
+Source: ServiceNow/Fast-LLM, `BlendedDatasetConfig` in fast_llm/data/dataset/config.py, `GPTDatasetFromFileConfig` in
+gpt/config.py (paths in a file are relative to it), `_parse_updates` in fast_llm/engine/config_utils/runnable.py.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mixopt.backends.base import (
+    NUMBERS,
+    README,
+    Tail,
+    as_json,
+    folder,
+    left_out,
+    number,
+    quoted,
+    read_numbers,
+    readme,
+    refuse_schedule,
+    settle,
+    write,
+)
+from mixopt.backends.megatron import LARGEST_BLEND, drawn_of, shares_of
+from mixopt.errors import ExportError
+from mixopt.handoff import Plan
+from mixopt.yaml_text import parse_as_pyyaml
+
+DATASET = "training.yaml"
+
+
+@dataclass(frozen=True)
+class FastLLM:
+    """One blend of prepared datasets for the whole run. One sample is `sequence` tokens."""
+
+    sequence: int = 4096
+    tail: Tail = "drop"
+    name: ClassVar[str] = "fast-llm"
+
+    def export(self, plan: Plan, out: Path) -> list[Path]:
+        """Write `training.yaml`. Raises ExportError for schedules and for more datasets than an index holds."""
+        refuse_schedule(plan, self.name, "a blended dataset has one list of weights")
+        samples = math.ceil(plan.target_tokens / self.sequence)
+        settled = settle(plan.mixture, dict.fromkeys(plan.names, 1 / samples), self.tail)
+        if len(settled.mixture) > LARGEST_BLEND:
+            raise ExportError(f"fast-llm: at most {LARGEST_BLEND} datasets in a blend (got {len(settled.mixture)}).")
+        files = {name: f"data/{folder(name)}/fast_llm_config_training.yaml" for name in plan.names}
+        numbers = {
+            "mixture_id": plan.id,
+            "sequence": self.sequence,
+            "samples": samples,
+            "files": files,
+        }
+        notes = [
+            f"One sample is {self.sequence} tokens, so shares of samples are shares of tokens.",
+            *left_out([settled]),
+            "Paths `data/<name>/...` are placeholders, relative to this folder: `fast-llm prepare` writes such files.",
+            f"`training.train_iters` times the samples of an iteration should be {samples:,} samples.",
+        ]
+        body = [f"type: file\npath: {quoted(files[name])}" for name in settled.mixture]
+        if len(body) > 1:
+            body = [
+                "type: blended",
+                "datasets:",
+                *(line for name in settled.mixture for line in ("- type: file", f"  path: {quoted(files[name])}")),
+                "weights:",
+                *(f"- {number(p)}" for p in settled.mixture.values()),
+            ]
+        lines = [f"# Mixture {plan.id}, proportions of tokens.", *(f"# {note}" for note in notes), *body]
+        page = readme(plan, "Fast-LLM", notes, launch(Path()))
+        return write(out, {DATASET: "\n".join(lines) + "\n", NUMBERS: as_json(numbers), README: page})
+
+    def command(self, out: Path) -> list[str]:
+        """The shell line."""
+        read_numbers(out)
+        return launch(out)
+
+    def read_back(self, out: Path) -> dict[str, float]:
+        """Shares of the samples that the blend draws of each dataset."""
+        numbers = read_numbers(out)
+        config = parse_as_pyyaml((out / DATASET).read_text(encoding="utf-8"))
+        return shares_of(samples_of(config, numbers["samples"]), numbers["files"])
+
+
+def launch(out: Path) -> list[str]:
+    """`base.yaml` is the rest of the configuration, without `data.datasets.training`."""
+    updates = ["data.datasets.training.type=file", f"data.datasets.training.path={quoted(str(out / DATASET))}"]
+    return [shlex.join(["fast-llm", "train", "gpt", "--config", "base.yaml", *updates])]
+
+
+def samples_of(config: Mapping[str, Any], size: int) -> dict[str, int]:
+    """Samples of each file in a run of `size` samples. Raises ExportError where Fast-LLM asserts."""
+    if config["type"] == "file":
+        return {config["path"]: size}
+    paths, weights = [dataset["path"] for dataset in config["datasets"]], config["weights"]
+    if not 2 <= len(paths) <= LARGEST_BLEND or len(paths) != len(weights):
+        raise ExportError(f"fast-llm: blends two datasets or more, each with a weight (got {len(paths)}).")
+    return drawn_of(paths, weights, size)

@@ -1,0 +1,101 @@
+"""Megatron-Bridge: prefixes and weights as JSON, for `cfg.dataset.blend` of a `GPTDatasetConfig`.
+
+`blend` is read by every version and wins over `data_path`; a field `blend_weights`, which its migration guide shows, is
+not in the class.
+
+Source: NVIDIA-NeMo/Megatron-Bridge, `GPTDatasetConfig.finalize` in src/megatron/bridge/training/config.py; the rest is the
+builder of megatron-core 0.16.1.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from mixopt.backends.base import (
+    NUMBERS,
+    README,
+    Tail,
+    as_json,
+    left_out,
+    number,
+    read_numbers,
+    readme,
+    refuse_schedule,
+    settle,
+    write,
+)
+from mixopt.backends.megatron import placeholders, prefixes_of, samples_of, shares_of
+from mixopt.errors import ExportError
+from mixopt.handoff import Plan
+
+BLEND = "blend.json"
+
+
+@dataclass(frozen=True)
+class MegatronBridge:
+    """One blend of indexed datasets for the whole run. One sample is `sequence` tokens."""
+
+    sequence: int = 4096
+    tail: Tail = "drop"
+    name: ClassVar[str] = "megatron-bridge"
+
+    def export(self, plan: Plan, out: Path) -> list[Path]:
+        """Write `blend.json`. Raises ExportError for schedules and for prefixes that a blend cannot hold."""
+        refuse_schedule(plan, self.name, "a dataset configuration has one blend")
+        prefixes = prefixes_of(self.name, plan)
+        samples = math.ceil(plan.target_tokens / self.sequence)
+        settled = settle(plan.mixture, dict.fromkeys(plan.names, 1 / samples), self.tail)
+        blend = {
+            "prefixes": [prefixes[name] for name in settled.mixture],
+            "weights": list(settled.mixture.values()),
+        }
+        numbers = {
+            "mixture_id": plan.id,
+            "sequence": self.sequence,
+            "samples": samples,
+            "prefixes": prefixes,
+        }
+        notes = [
+            f"One sample is {self.sequence} tokens, so shares of samples are shares of tokens.",
+            *left_out([settled]),
+            *placeholders(plan),
+            "`cfg.dataset` must be a `GPTDatasetConfig`: the mock data of a recipe refuses a blend.",
+            "`cfg.model.seq_length` must be the same.",
+            '`split="990,8,2"` keeps 1 % of each dataset for validation; its epochs rise by as much.',
+        ]
+        page = readme(plan, "Megatron-Bridge", notes, lines_of(samples, self.sequence, Path()))
+        return write(out, {BLEND: as_json(blend), NUMBERS: as_json(numbers), README: page})
+
+    def command(self, out: Path) -> list[str]:
+        """The lines of Python."""
+        numbers = read_numbers(out)
+        return lines_of(numbers["samples"], numbers["sequence"], out)
+
+    def read_back(self, out: Path) -> dict[str, float]:
+        """Shares of the samples that the builder requests. Raises ExportError where it asserts."""
+        numbers = read_numbers(out)
+        blend = json.loads((out / BLEND).read_text(encoding="utf-8"))
+        prefixes, weights = blend["prefixes"], blend["weights"]
+        if len(prefixes) != len(weights):
+            raise ExportError(f"megatron-bridge: {len(prefixes)} prefixes with {len(weights)} weights.")
+        words = [word for prefix, p in zip(prefixes, weights, strict=True) for word in (number(p), prefix)]
+        return shares_of(samples_of(words, numbers["samples"]), numbers["prefixes"])
+
+
+def lines_of(samples: int, sequence: int, out: Path) -> list[str]:
+    """Python for the training script, after `cfg` is made and before it is used."""
+    return [
+        "import json",
+        "import math",
+        "from pathlib import Path",
+        f"blend = json.loads(Path({str(out / BLEND)!r}).read_text(encoding='utf-8'))",
+        "cfg.dataset.blend = (blend['prefixes'], blend['weights'])",
+        "cfg.dataset.blend_per_split = None",
+        "cfg.dataset.split = '990,8,2'",
+        f"cfg.dataset.sequence_length = {sequence}",
+        f"cfg.train.train_iters = math.ceil({samples} / cfg.train.global_batch_size)",
+    ]
