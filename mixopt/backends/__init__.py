@@ -42,7 +42,9 @@ BACKENDS: dict[str, Stack] = {
     "hf-datasets": Stack("documents", False, lambda tail, sequence: HFDatasets(tail=tail)),
     "lm-engine": Stack("fixed-length samples", False, lambda tail, sequence: LMEngine(tail=tail, sequence=sequence)),
     "megatron": Stack("fixed-length samples", True, lambda tail, sequence: Megatron(tail=tail, sequence=sequence)),
-    "megatron-bridge": Stack("fixed-length samples", False, lambda tail, sequence: MegatronBridge(tail=tail, sequence=sequence)),
+    "megatron-bridge": Stack(
+        "fixed-length samples", False, lambda tail, sequence: MegatronBridge(tail=tail, sequence=sequence)
+    ),
     "nanotron": Stack("fixed-length samples", True, lambda tail, sequence: Nanotron(tail=tail, sequence=sequence)),
     "nemo": Stack("fixed-length samples", False, lambda tail, sequence: NeMo(tail=tail, sequence=sequence)),
     "olmo-core": Stack("tokens", False, lambda tail, sequence: OlmoCore(tail=tail, sequence=sequence)),

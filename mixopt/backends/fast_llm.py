@@ -6,7 +6,6 @@ gpt/config.py (paths in a file are relative to it), `_parse_updates` in fast_llm
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,16 +18,13 @@ from mixopt.backends.base import (
     Tail,
     as_json,
     folder,
-    left_out,
     number,
     quoted,
     read_numbers,
     readme,
-    refuse_schedule,
-    settle,
     write,
 )
-from mixopt.backends.megatron import LARGEST_BLEND, drawn_of, shares_of
+from mixopt.backends.blends import LARGEST_BLEND, drawn_of, head, one_blend, shares_of
 from mixopt.errors import ExportError
 from mixopt.handoff import Plan
 from mixopt.yaml_text import parse_as_pyyaml
@@ -46,36 +42,24 @@ class FastLLM:
 
     def export(self, plan: Plan, out: Path) -> list[Path]:
         """Write `training.yaml`. Raises ExportError for schedules and for more datasets than an index holds."""
-        refuse_schedule(plan, self.name, "a blended dataset has one list of weights")
-        samples = math.ceil(plan.target_tokens / self.sequence)
-        settled = settle(plan.mixture, dict.fromkeys(plan.names, 1 / samples), self.tail)
-        if len(settled.mixture) > LARGEST_BLEND:
-            raise ExportError(f"fast-llm: at most {LARGEST_BLEND} datasets in a blend (got {len(settled.mixture)}).")
         files = {name: f"data/{folder(name)}/fast_llm_config_training.yaml" for name in plan.names}
-        numbers = {
-            "mixture_id": plan.id,
-            "sequence": self.sequence,
-            "samples": samples,
-            "files": files,
-        }
-        notes = [
-            f"One sample is {self.sequence} tokens, so shares of samples are shares of tokens.",
-            *left_out([settled]),
+        blend = one_blend(self, plan, files, "a blended dataset has one list of weights")
+        notes = blend.notes(
             "Paths `data/<name>/...` are placeholders, relative to this folder: `fast-llm prepare` writes such files.",
-            f"`training.train_iters` times the samples of an iteration should be {samples:,} samples.",
-        ]
-        body = [f"type: file\npath: {quoted(files[name])}" for name in settled.mixture]
-        if len(body) > 1:
+            f"`training.train_iters` times the samples of an iteration should be {blend.samples:,} samples.",
+        )
+        body = ["type: file", *(f"path: {quoted(file)}" for file in blend.weights)]
+        if len(blend.weights) > 1:
             body = [
                 "type: blended",
                 "datasets:",
-                *(line for name in settled.mixture for line in ("- type: file", f"  path: {quoted(files[name])}")),
+                *(line for file in blend.weights for line in ("- type: file", f"  path: {quoted(file)}")),
                 "weights:",
-                *(f"- {number(p)}" for p in settled.mixture.values()),
+                *(f"- {number(p)}" for p in blend.weights.values()),
             ]
-        lines = [f"# Mixture {plan.id}, proportions of tokens.", *(f"# {note}" for note in notes), *body]
+        lines = [*head(plan, notes), *body]
         page = readme(plan, "Fast-LLM", notes, launch(Path()))
-        return write(out, {DATASET: "\n".join(lines) + "\n", NUMBERS: as_json(numbers), README: page})
+        return write(out, {DATASET: "\n".join(lines) + "\n", NUMBERS: as_json(blend.numbers), README: page})
 
     def command(self, out: Path) -> list[str]:
         """The shell line."""
@@ -86,7 +70,7 @@ class FastLLM:
         """Shares of the samples that the blend draws of each dataset."""
         numbers = read_numbers(out)
         config = parse_as_pyyaml((out / DATASET).read_text(encoding="utf-8"))
-        return shares_of(samples_of(config, numbers["samples"]), numbers["files"])
+        return shares_of(samples_of(config, numbers["samples"]), numbers["sources"])
 
 
 def launch(out: Path) -> list[str]:

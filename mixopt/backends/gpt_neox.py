@@ -6,7 +6,6 @@ Source: EleutherAI/gpt-neox, `build_train_valid_test_data_loaders` and `validate
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,16 +18,13 @@ from mixopt.backends.base import (
     Tail,
     as_json,
     folder,
-    left_out,
     number,
     quoted,
     read_numbers,
     readme,
-    refuse_schedule,
-    settle,
     write,
 )
-from mixopt.backends.megatron import drawn_of, placeholders, prefixes_of, shares_of
+from mixopt.backends.blends import drawn_of, head, one_blend, placeholders, prefixes_of, shares_of
 from mixopt.errors import ExportError
 from mixopt.handoff import Plan
 from mixopt.yaml_text import parse_as_pyyaml
@@ -47,37 +43,21 @@ class GPTNeoX:
 
     def export(self, plan: Plan, out: Path) -> list[Path]:
         """Write `gpt_neox.yml`. Raises ExportError for schedules and for more than 254 domains with a proportion."""
-        refuse_schedule(plan, self.name, "it has one list of weights")
         prefixes = prefixes_of(self.name, plan)
-        samples = math.ceil(plan.target_tokens / self.sequence)
-        settled = settle(plan.mixture, dict.fromkeys(plan.names, 1 / samples), self.tail)
-        if len(settled.mixture) > LARGEST_BLEND:
-            raise ExportError(
-                f"gpt-neox: at most {LARGEST_BLEND} datasets in a blend (got {len(settled.mixture)}). Merge domains."
-            )
-        numbers = {
-            "mixture_id": plan.id,
-            "sequence": self.sequence,
-            "samples": samples,
-            "prefixes": prefixes,
-        }
-        notes = [
-            f"One sample is {self.sequence} tokens (`seq_length`): shares of samples are shares of tokens.",
-            *left_out([settled]),
+        blend = one_blend(self, plan, prefixes, "it has one list of weights", LARGEST_BLEND)
+        notes = blend.notes(
             *placeholders(plan),
             "GPT-NeoX takes these datasets whole and wants others to validate and test: `data/<name>_valid` is a placeholder.",
-            f"`train_iters` x `train_batch_size` should be {samples:,} samples; `train_epochs` is refused with weights.",
+            f"`train_iters` x `train_batch_size` should be {blend.samples:,} samples; `train_epochs` is refused with weights.",
             "A key that is in two files is an error; `data_path` must be in none.",
-        ]
-        kept = settled.mixture
-        held_out = [f"- {quoted(f'data/{folder(name)}_valid_text_document')}" for name in kept]
+        )
+        held_out = [f"- {quoted(f'data/{folder(name)}_valid_text_document')}" for name in blend.settled.mixture]
         lines = [
-            f"# Mixture {plan.id}, proportions of tokens.",
-            *(f"# {note}" for note in notes),
+            *head(plan, notes),
             '"train-data-paths":',
-            *(f"- {quoted(prefixes[name])}" for name in kept),
+            *(f"- {quoted(prefix)}" for prefix in blend.weights),
             '"train-data-weights":',
-            *(f"- {number(p)}" for p in kept.values()),
+            *(f"- {number(p)}" for p in blend.weights.values()),
             '"valid-data-paths":',
             *held_out,
             '"test-data-paths":',
@@ -85,7 +65,7 @@ class GPTNeoX:
             '"weight_by_num_documents": false  # true would override the weights',
         ]
         page = readme(plan, "GPT-NeoX", notes, launch(Path()))
-        return write(out, {CONFIG: "\n".join(lines) + "\n", NUMBERS: as_json(numbers), README: page})
+        return write(out, {CONFIG: "\n".join(lines) + "\n", NUMBERS: as_json(blend.numbers), README: page})
 
     def command(self, out: Path) -> list[str]:
         """The shell line."""
@@ -96,7 +76,7 @@ class GPTNeoX:
         """Shares of the samples that the blend draws of each prefix."""
         numbers = read_numbers(out)
         config = parse_as_pyyaml((out / CONFIG).read_text(encoding="utf-8"))
-        return shares_of(samples_of(config, numbers["samples"]), numbers["prefixes"])
+        return shares_of(samples_of(config, numbers["samples"]), numbers["sources"])
 
 
 def launch(out: Path) -> list[str]:

@@ -8,7 +8,6 @@ Source: open-lm-engine/lm-engine, `get_megatron_gpt_dataloaders` in lm_engine/da
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,16 +19,23 @@ from mixopt.backends.base import (
     README,
     Tail,
     as_json,
-    left_out,
     number,
     quoted,
     read_numbers,
     readme,
-    refuse_schedule,
-    settle,
     write,
 )
-from mixopt.backends.megatron import LARGEST_BLEND, drawn_of, placeholders, prefixes_of, shares_of
+from mixopt.backends.blends import (
+    LARGEST_BLEND,
+    SPLIT,
+    SPLIT_NOTE,
+    drawn_of,
+    head,
+    one_blend,
+    placeholders,
+    prefixes_of,
+    shares_of,
+)
 from mixopt.errors import ExportError
 from mixopt.handoff import Plan
 from mixopt.yaml_text import parse_as_pyyaml
@@ -47,40 +53,28 @@ class LMEngine:
 
     def export(self, plan: Plan, out: Path) -> list[Path]:
         """Write `lm_engine.yml`. Raises ExportError for schedules and for prefixes that a blend cannot hold."""
-        refuse_schedule(plan, self.name, "its pretraining reads one blend")
-        prefixes = prefixes_of(self.name, plan)
-        samples = math.ceil(plan.target_tokens / self.sequence)
-        settled = settle(plan.mixture, dict.fromkeys(plan.names, 1 / samples), self.tail)
-        numbers = {
-            "mixture_id": plan.id,
-            "sequence": self.sequence,
-            "samples": samples,
-            "prefixes": prefixes,
-        }
-        notes = [
-            f"One sample is {self.sequence} tokens, so shares of samples are shares of tokens.",
-            *left_out([settled]),
+        blend = one_blend(self, plan, prefixes_of(self.name, plan), "its pretraining reads one blend")
+        notes = blend.notes(
             *placeholders(plan),
-            f"`num_training_steps` times the samples of a step, over all devices, should be {samples:,} samples.",
-            "`split` keeps 1 % of each dataset for validation; its epochs rise by as much.",
-        ]
+            f"`num_training_steps` times the samples of a step, over all devices, should be {blend.samples:,} samples.",
+            SPLIT_NOTE,
+        )
         lines = [
-            f"# Mixture {plan.id}, proportions of tokens.",
-            *(f"# {note}" for note in notes),
+            *head(plan, notes),
             "datasets:",
             "- class_name: MegatronDataset",
             "  data_name: Megatron",
             "  data_sampling_ratio: 1",
             "  class_args:",
             "    data_path:",
-            *(f"    - {word}" for name, p in settled.mixture.items() for word in (number(p), quoted(prefixes[name]))),
-            '    split: "990,8,2"',
+            *(f"    - {word}" for prefix, p in blend.weights.items() for word in (number(p), quoted(prefix))),
+            f'    split: "{SPLIT}"',
             f"    sequence_length: {self.sequence}",
             "    data_cache_path: cache",
             "    eval_steps: 2",
         ]
         page = readme(plan, "lm-engine", notes, launch(Path()))
-        return write(out, {CONFIG: "\n".join(lines) + "\n", NUMBERS: as_json(numbers), README: page})
+        return write(out, {CONFIG: "\n".join(lines) + "\n", NUMBERS: as_json(blend.numbers), README: page})
 
     def command(self, out: Path) -> list[str]:
         """The shell lines."""
@@ -93,7 +87,7 @@ class LMEngine:
         datasets = parse_as_pyyaml((out / CONFIG).read_text(encoding="utf-8"))["datasets"]
         if len(datasets) != 1:
             raise ExportError(f"lm-engine: pretraining wants one dataset (got {len(datasets)}).")
-        return shares_of(samples_of(datasets[0]["class_args"]["data_path"], numbers["samples"]), numbers["prefixes"])
+        return shares_of(samples_of(datasets[0]["class_args"]["data_path"], numbers["samples"]), numbers["sources"])
 
 
 def launch(out: Path) -> list[str]:

@@ -10,7 +10,6 @@ builder of megatron-core 0.16.1.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -20,15 +19,13 @@ from mixopt.backends.base import (
     README,
     Tail,
     as_json,
-    left_out,
     number,
     read_numbers,
     readme,
-    refuse_schedule,
-    settle,
     write,
 )
-from mixopt.backends.megatron import placeholders, prefixes_of, samples_of, shares_of
+from mixopt.backends.blends import SPLIT, SPLIT_NOTE, one_blend, placeholders, prefixes_of, shares_of
+from mixopt.backends.megatron import samples_of
 from mixopt.errors import ExportError
 from mixopt.handoff import Plan
 
@@ -45,30 +42,16 @@ class MegatronBridge:
 
     def export(self, plan: Plan, out: Path) -> list[Path]:
         """Write `blend.json`. Raises ExportError for schedules and for prefixes that a blend cannot hold."""
-        refuse_schedule(plan, self.name, "a dataset configuration has one blend")
-        prefixes = prefixes_of(self.name, plan)
-        samples = math.ceil(plan.target_tokens / self.sequence)
-        settled = settle(plan.mixture, dict.fromkeys(plan.names, 1 / samples), self.tail)
-        blend = {
-            "prefixes": [prefixes[name] for name in settled.mixture],
-            "weights": list(settled.mixture.values()),
-        }
-        numbers = {
-            "mixture_id": plan.id,
-            "sequence": self.sequence,
-            "samples": samples,
-            "prefixes": prefixes,
-        }
-        notes = [
-            f"One sample is {self.sequence} tokens, so shares of samples are shares of tokens.",
-            *left_out([settled]),
+        blend = one_blend(self, plan, prefixes_of(self.name, plan), "a dataset configuration has one blend")
+        lists = {"prefixes": list(blend.weights), "weights": list(blend.weights.values())}
+        notes = blend.notes(
             *placeholders(plan),
             "`cfg.dataset` must be a `GPTDatasetConfig`: the mock data of a recipe refuses a blend.",
             "`cfg.model.seq_length` must be the same.",
-            '`split="990,8,2"` keeps 1 % of each dataset for validation; its epochs rise by as much.',
-        ]
-        page = readme(plan, "Megatron-Bridge", notes, lines_of(samples, self.sequence, Path()))
-        return write(out, {BLEND: as_json(blend), NUMBERS: as_json(numbers), README: page})
+            SPLIT_NOTE,
+        )
+        page = readme(plan, "Megatron-Bridge", notes, lines_of(blend.samples, self.sequence, Path()))
+        return write(out, {BLEND: as_json(lists), NUMBERS: as_json(blend.numbers), README: page})
 
     def command(self, out: Path) -> list[str]:
         """The lines of Python."""
@@ -83,7 +66,7 @@ class MegatronBridge:
         if len(prefixes) != len(weights):
             raise ExportError(f"megatron-bridge: {len(prefixes)} prefixes with {len(weights)} weights.")
         words = [word for prefix, p in zip(prefixes, weights, strict=True) for word in (number(p), prefix)]
-        return shares_of(samples_of(words, numbers["samples"]), numbers["prefixes"])
+        return shares_of(samples_of(words, numbers["samples"]), numbers["sources"])
 
 
 def lines_of(samples: int, sequence: int, out: Path) -> list[str]:
@@ -95,7 +78,7 @@ def lines_of(samples: int, sequence: int, out: Path) -> list[str]:
         f"blend = json.loads(Path({str(out / BLEND)!r}).read_text(encoding='utf-8'))",
         "cfg.dataset.blend = (blend['prefixes'], blend['weights'])",
         "cfg.dataset.blend_per_split = None",
-        "cfg.dataset.split = '990,8,2'",
+        f"cfg.dataset.split = {SPLIT!r}",
         f"cfg.dataset.sequence_length = {sequence}",
         f"cfg.train.train_iters = math.ceil({samples} / cfg.train.global_batch_size)",
     ]

@@ -31,10 +31,9 @@ from mixopt.backends.base import (
     quoted,
     read_numbers,
     readme,
-    settle,
     write,
 )
-from mixopt.backends.megatron import LARGEST_BLEND, drawn_of, samples_of_phases, shares_of
+from mixopt.backends.blends import LARGEST_BLEND, drawn_of, head, samples_of_phases, settle_phases, shares_of, unit_note
 from mixopt.errors import ExportError
 from mixopt.handoff import Plan
 from mixopt.yaml_text import parse_as_pyyaml
@@ -58,12 +57,7 @@ class Nanotron:
         Raises ExportError for phases shorter than a step.
         """
         samples = samples_of_phases(self.name, plan, self.sequence, self.batch)
-        settled = [
-            settle(mixture, dict.fromkeys(plan.names, 1 / n), self.tail)
-            for n, (_, mixture) in zip(samples, plan.phases, strict=True)
-        ]
-        if len(plan.names) > LARGEST_BLEND:
-            raise ExportError(f"nanotron: at most {LARGEST_BLEND} folders in a blend (got {len(plan.names)}).")
+        settled = settle_phases(self, plan, samples)
         names = [f"nanotron_{k}.yaml" if len(samples) > 1 else "nanotron.yaml" for k in range(len(samples))]
         ends = [math.ceil(n / self.batch) for n in accumulate(samples)]
         folders = {name: f"data/{folder(name)}" for name in plan.names}
@@ -79,13 +73,12 @@ class Nanotron:
         }
         again = [name for name, epochs in plan.epochs.items() if epochs > CERTAINLY_ONE_PASS]
         notes = self._notes(plan, settled, ends, again)
-        head = [f"# Mixture {plan.id}, proportions of tokens.", *(f"# {note}" for note in notes), "data_stages:"]
         stages: list[str] = []
         files: dict[str, str] = {}
         for k, phase in enumerate(settled):
             start = ends[k - 1] + 1 if k else 1
             stages += stage_of(k, start, {folders[name]: p for name, p in phase.mixture.items()}, loops=bool(again))
-            files[names[k]] = "\n".join([*head, *stages]) + "\n"
+            files[names[k]] = "\n".join([*head(plan, notes), "data_stages:", *stages]) + "\n"
         page = readme(plan, "nanotron", notes, launch(numbers, Path()))
         return write(out, {**files, NUMBERS: as_json(numbers), README: page})
 
@@ -106,7 +99,7 @@ class Nanotron:
 
     def _notes(self, plan: Plan, settled: Sequence[Settled], ends: Sequence[int], again: Sequence[str]) -> list[str]:
         notes = [
-            f"One sample is {self.sequence} tokens, so shares of samples are shares of tokens.",
+            unit_note(self.sequence),
             *left_out(settled),
             "Folders `data/<name>` are placeholders: put those that datatrove wrote. nanotron's main wants `s3` in paths.",
         ]

@@ -7,7 +7,6 @@ gives the words to `get_blend_from_list` of megatron-core and drops the weight o
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,13 @@ from mixopt.backends.base import (
     README,
     Tail,
     as_json,
-    left_out,
     number,
     read_numbers,
     readme,
-    refuse_schedule,
-    settle,
     write,
 )
-from mixopt.backends.megatron import blend_of, placeholders, prefixes_of, samples_of, shares_of
+from mixopt.backends.blends import SPLIT, SPLIT_NOTE, one_blend, placeholders, prefixes_of, shares_of
+from mixopt.backends.megatron import blend_of, samples_of
 from mixopt.errors import ExportError
 from mixopt.handoff import Plan
 
@@ -43,27 +40,16 @@ class NeMo:
 
     def export(self, plan: Plan, out: Path) -> list[Path]:
         """Write `paths.json`. Raises ExportError for schedules and for prefixes that a blend cannot hold."""
-        refuse_schedule(plan, self.name, "a data module has one blend")
-        prefixes = prefixes_of(self.name, plan)
-        samples = math.ceil(plan.target_tokens / self.sequence)
-        settled = settle(plan.mixture, dict.fromkeys(plan.names, 1 / samples), self.tail)
-        words = [word for name, p in settled.mixture.items() for word in (number(p), prefixes[name])]
-        numbers = {
-            "mixture_id": plan.id,
-            "sequence": self.sequence,
-            "samples": samples,
-            "prefixes": prefixes,
-        }
-        notes = [
-            f"One sample is {self.sequence} tokens, so shares of samples are shares of tokens.",
-            *left_out([settled]),
+        blend = one_blend(self, plan, prefixes_of(self.name, plan), "a data module has one blend")
+        words = [word for prefix, p in blend.weights.items() for word in (number(p), prefix)]
+        notes = blend.notes(
             *placeholders(plan),
             "NeMo looks for all files before it starts.",
-            '`split="990,8,2"` keeps 1 % of each dataset for validation; its epochs rise by as much.',
+            SPLIT_NOTE,
             "`limit_val_batches` must be a count of batches: fractions up to 1.0 are refused with one blend.",
-        ]
-        page = readme(plan, "NeMo", notes, lines_of(samples, self.sequence, Path()))
-        return write(out, {PATHS: as_json({"paths": words}), NUMBERS: as_json(numbers), README: page})
+        )
+        page = readme(plan, "NeMo", notes, lines_of(blend.samples, self.sequence, Path()))
+        return write(out, {PATHS: as_json({"paths": words}), NUMBERS: as_json(blend.numbers), README: page})
 
     def command(self, out: Path) -> list[str]:
         """The lines of Python."""
@@ -74,7 +60,7 @@ class NeMo:
         """Shares of the samples that the builder requests of each prefix."""
         numbers = read_numbers(out)
         words = json.loads((out / PATHS).read_text(encoding="utf-8"))["paths"]
-        return shares_of(samples_of_paths(words, numbers["samples"]), numbers["prefixes"])
+        return shares_of(samples_of_paths(words, numbers["samples"]), numbers["sources"])
 
 
 def samples_of_paths(words: Sequence[str], size: int) -> dict[str, int]:
@@ -107,7 +93,7 @@ def lines_of(samples: int, sequence: int, out: Path) -> list[str]:
         f"    seq_length={sequence},",
         "    tokenizer=tokenizer,",
         "    global_batch_size=global_batch_size,",
-        "    split='990,8,2',",
+        f"    split={SPLIT!r},",
         ")",
         f"max_steps = math.ceil({samples} / global_batch_size)  # of the trainer",
     ]
