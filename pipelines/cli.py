@@ -143,8 +143,8 @@ def export(
     made = export_all(following(plan) if schedule else plan, backends, folder, cast(Tail, tail), sequence)
     files = {name: [str(path) for path in paths] for name, paths in made["files"].items()}
     units = {name: BACKENDS[name].unit for name in (*made["files"], *made["refused"])}
-    found = {**made, "files": files, "unit": units}
-    Terminal(to_stderr=as_json).exports(found)
+    found = {**made, "files": files, "unit": units, "tail": tail}
+    Terminal(to_stderr=as_json).exports(found, folder)
     end(found, as_json)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
-from mixopt.backends.base import NUMBERS, Backend, Tail, deviation
+from mixopt.backends.base import NUMBERS, Backend, Tail, largest_deviation
 from mixopt.backends.fast_llm import FastLLM
 from mixopt.backends.gpt_neox import GPTNeoX
 from mixopt.backends.hf_datasets import HFDatasets
@@ -29,7 +29,10 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Stack:
-    """What its weights are shares of, whether it follows a schedule, and its backend for a tail and a sequence."""
+    """What its weights are shares of, whether it follows a schedule, and its backend for a tail and a sequence.
+
+    Samples are all of the sequence's length, so their shares are shares of tokens; documents are not.
+    """
 
     unit: str
     schedule: bool
@@ -37,31 +40,33 @@ class Stack:
 
 
 BACKENDS: dict[str, Stack] = {
-    "fast-llm": Stack("fixed-length samples", False, lambda tail, sequence: FastLLM(tail=tail, sequence=sequence)),
-    "gpt-neox": Stack("fixed-length samples", False, lambda tail, sequence: GPTNeoX(tail=tail, sequence=sequence)),
+    "fast-llm": Stack("samples", False, lambda tail, sequence: FastLLM(tail=tail, sequence=sequence)),
+    "gpt-neox": Stack("samples", False, lambda tail, sequence: GPTNeoX(tail=tail, sequence=sequence)),
     "hf-datasets": Stack("documents", False, lambda tail, sequence: HFDatasets(tail=tail)),
-    "lm-engine": Stack("fixed-length samples", False, lambda tail, sequence: LMEngine(tail=tail, sequence=sequence)),
-    "megatron": Stack("fixed-length samples", True, lambda tail, sequence: Megatron(tail=tail, sequence=sequence)),
-    "megatron-bridge": Stack(
-        "fixed-length samples", False, lambda tail, sequence: MegatronBridge(tail=tail, sequence=sequence)
-    ),
-    "nanotron": Stack("fixed-length samples", True, lambda tail, sequence: Nanotron(tail=tail, sequence=sequence)),
-    "nemo": Stack("fixed-length samples", False, lambda tail, sequence: NeMo(tail=tail, sequence=sequence)),
+    "lm-engine": Stack("samples", False, lambda tail, sequence: LMEngine(tail=tail, sequence=sequence)),
+    "megatron": Stack("samples", True, lambda tail, sequence: Megatron(tail=tail, sequence=sequence)),
+    "megatron-bridge": Stack("samples", False, lambda tail, sequence: MegatronBridge(tail=tail, sequence=sequence)),
+    "nanotron": Stack("samples", True, lambda tail, sequence: Nanotron(tail=tail, sequence=sequence)),
+    "nemo": Stack("samples", False, lambda tail, sequence: NeMo(tail=tail, sequence=sequence)),
     "olmo-core": Stack("tokens", False, lambda tail, sequence: OlmoCore(tail=tail, sequence=sequence)),
-    "streaming": Stack("fixed-length samples", True, lambda tail, sequence: Streaming(tail=tail, sequence=sequence)),
+    "streaming": Stack("samples", True, lambda tail, sequence: Streaming(tail=tail, sequence=sequence)),
 }
 
 
 class Exported(TypedDict):
     """What `export_all` wrote, how far each backend is from the plan, and what of the plan was left out.
 
-    `lines` are what to paste; `refused` has a sentence for each backend that cannot express the plan.
+    `absent` are domains that a backend does not read, though the plan does (`zero` are those that it does not), `epochs` how
+    often it reads the others. `lines` are what to paste; `refused` says why of each backend that cannot express the plan.
     """
 
     files: dict[str, list[Path]]
     max_deviation: dict[str, float]
+    absent: dict[str, list[str]]
+    epochs: dict[str, dict[str, float]]
     lines: dict[str, list[str]]
     refused: dict[str, str]
+    zero: list[str]
     notes: list[str]
 
 
@@ -77,8 +82,8 @@ def export_all(
 ) -> Exported:
     """Write one folder for each backend, all of them or none; a folder that is there is complete.
 
-    With "all" among the names, those that cannot express the plan are left out, and earlier exports of them removed.
-    Raises ExportError with one sentence for each backend that cannot, JobError for unknown names.
+    With "all" among the names, those that are not named and cannot express the plan are left out, and earlier exports of
+    them removed. Raises ExportError with one sentence for each backend that cannot, JobError for unknown names.
     """
     every = ALL in backends
     named = [name for name in backends if name != ALL]
@@ -89,27 +94,30 @@ def export_all(
             f"{out_dir}: {', '.join(foreign)} is there and was not exported by mixopt. Use another folder."
         )
     out_dir.mkdir(parents=True, exist_ok=True)
-    files: dict[str, list[Path]] = {}
-    deviations: dict[str, float] = {}
-    refused: dict[str, str] = {}
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".export-") as temporary:
-        for name, backend in made.items():
-            staged = Path(temporary) / name
-            try:
-                written = backend.export(plan, staged)
-                deviations[name] = deviation(plan, backend, staged)
-                files[name] = [out_dir / name / path.name for path in written]
-            except ExportError as e:
-                refused[name] = str(e).removeprefix(f"{name}: ")
-        if refused and not (every and files):
+        staging = Path(temporary)
+        exported, refused = _stage(plan, made, staging)
+        if not exported or any(name in refused for name in named):
             raise ExportError("\n".join(f"{name}: {why}" for name, why in refused.items()))
         for name in made:
             if (out_dir / name).exists():
-                shutil.move(out_dir / name, Path(temporary) / f"{name}.old")
-            if name in files:
-                (Path(temporary) / name).rename(out_dir / name)
-    lines = {name: made[name].command(out_dir / name) for name in files}
-    return {"files": files, "max_deviation": deviations, "lines": lines, "refused": refused, "notes": notes(plan)}
+                shutil.move(out_dir / name, staging / f"{name}.old")
+            if name in exported:
+                (staging / name).rename(out_dir / name)
+    mixture = plan.mixture
+    return {
+        "files": {name: [out_dir / name / file for file in files] for name, (files, _) in exported.items()},
+        "max_deviation": {name: largest_deviation(plan, shares) for name, (_, shares) in exported.items()},
+        "absent": {n: [d for d, p in mixture.items() if p > 0 and d not in e] for n, (_, e) in exported.items()},
+        "epochs": {
+            name: {d: p * plan.target_tokens / plan[d].available_tokens for d, p in shares.items()}
+            for name, (_, shares) in exported.items()
+        },
+        "lines": {name: made[name].command(out_dir / name) for name in exported},
+        "refused": refused,
+        "zero": [name for name, p in mixture.items() if p == 0],
+        "notes": notes(plan),
+    }
 
 
 def following(plan: Plan) -> Plan:
@@ -126,3 +134,18 @@ def notes(plan: Plan) -> list[str]:
         return []
     said = f"The search followed a schedule of {count} phases (`schedule` in mixture.json)"
     return [f"{said}; exported is its mean by tokens, one mixture for the whole run. `--schedule` exports the phases."]
+
+
+def _stage(
+    plan: Plan, made: Mapping[str, Backend], staging: Path
+) -> tuple[dict[str, tuple[list[str], dict[str, float]]], dict[str, str]]:
+    """Export to folders in `staging`: file names and the shares read back of each backend, and why others refuse."""
+    exported: dict[str, tuple[list[str], dict[str, float]]] = {}
+    refused: dict[str, str] = {}
+    for name, backend in made.items():
+        try:
+            files = backend.export(plan, staging / name)
+            exported[name] = [path.name for path in files], backend.read_back(staging / name)
+        except ExportError as e:
+            refused[name] = str(e).removeprefix(f"{name}: ")
+    return exported, refused

@@ -48,7 +48,8 @@ class GPTNeoX:
         notes = blend.notes(
             *placeholders(plan),
             "GPT-NeoX takes these datasets whole and wants others to validate and test: `data/<name>_valid` is a placeholder.",
-            f"`train_iters` x `train_batch_size` should be {blend.samples:,} samples; `train_epochs` is refused with weights.",
+            f"`seq_length` must be {self.sequence} and `train_iters` x `train_batch_size` {blend.samples:,} samples.",
+            "`train_epochs` is refused with weights.",
             "A key that is in two files is an error; `data_path` must be in none.",
         )
         held_out = [f"- {quoted(f'data/{folder(name)}_valid_text_document')}" for name in blend.settled.mixture]
