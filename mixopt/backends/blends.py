@@ -17,13 +17,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mixopt.backends.base import Settled, Tail, folder, left_out, refuse_schedule, settle
+from mixopt.backends.base import Settled, Tail, folder, left_out, quoted, refuse_schedule, settle
 from mixopt.errors import ExportError
 from mixopt.handoff import Plan
 
 LARGEST_BLEND = 32766
 SPLIT = "990,8,2"
-SPLIT_NOTE = f"`split` {SPLIT} keeps 1 % of each dataset from training; its epochs rise by as much."
+FEW_DOCUMENTS = 250
+"""With so many documents or fewer, `SPLIT` leaves none to test: the split's bounds are rounded to whole documents."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,23 @@ def placeholders(plan: Plan) -> list[str]:
     if all(domain.sources.megatron_prefix for domain in plan.domains):
         return []
     return ["Prefixes `data/<name>_text_document` are placeholders: put yours, without .bin or .idx."]
+
+
+def split_notes(plan: Plan) -> list[str]:
+    """What `SPLIT` does: to all, and to datasets so small that counting the epochs of an empty split never ends."""
+    kept = f"`split` {SPLIT} keeps 1 % of each dataset from training; its epochs rise by as much."
+    used = [domain for domain in plan.domains if plan.mixture[domain.name] > 0]
+    small = [
+        d.name for d in used if d.mean_tokens_per_doc and d.available_tokens / d.mean_tokens_per_doc <= FEW_DOCUMENTS
+    ]
+    if small:
+        who = ", ".join(quoted(name) for name in small)
+    elif any(domain.mean_tokens_per_doc is None for domain in used):
+        who = "any dataset"
+    else:
+        return [kept]
+    stuck = f"With {FEW_DOCUMENTS} documents or fewer ({who}) a split has none to test, and Megatron hangs as it counts its epochs."
+    return [kept, f"{stuck} Then split 1000,0,0 and validate on data of its own."]
 
 
 def unit_note(sequence: int) -> str:

@@ -28,13 +28,13 @@ from mixopt.backends.base import (
 from mixopt.backends.blends import (
     LARGEST_BLEND,
     SPLIT,
-    SPLIT_NOTE,
     drawn_of,
     head,
     one_blend,
     placeholders,
     prefixes_of,
     shares_of,
+    split_notes,
 )
 from mixopt.errors import ExportError
 from mixopt.handoff import Plan
@@ -57,7 +57,7 @@ class LMEngine:
         notes = blend.notes(
             *placeholders(plan),
             f"`num_training_steps` times the samples of a step, over all devices, should be {blend.samples:,} samples.",
-            SPLIT_NOTE,
+            *split_notes(plan),
         )
         lines = [
             *head(plan, notes),

@@ -29,13 +29,13 @@ from mixopt.backends.base import (
 from mixopt.backends.blends import (
     LARGEST_BLEND,
     SPLIT,
-    SPLIT_NOTE,
     drawn_of,
     placeholders,
     prefixes_of,
     samples_of_phases,
     settle_phases,
     shares_of,
+    split_notes,
     unit_note,
 )
 from mixopt.errors import ExportError
@@ -100,7 +100,7 @@ class Megatron:
             )
         return [
             *notes,
-            SPLIT_NOTE,
+            *split_notes(plan),
             "If building the blend ends in an IndexError, raise `--mid-level-dataset-surplus` above 0.005.",
             "`--dataloader-fast-cache-load` needs the form by split: put the words into the train list of a JSON file.",
             "A blend that is changed on resume sees samples again or never, except at a phase transition.",

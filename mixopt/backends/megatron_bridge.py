@@ -24,7 +24,7 @@ from mixopt.backends.base import (
     readme,
     write,
 )
-from mixopt.backends.blends import SPLIT, SPLIT_NOTE, one_blend, placeholders, prefixes_of, shares_of
+from mixopt.backends.blends import SPLIT, one_blend, placeholders, prefixes_of, shares_of, split_notes
 from mixopt.backends.megatron import samples_of
 from mixopt.errors import ExportError
 from mixopt.handoff import Plan
@@ -48,7 +48,7 @@ class MegatronBridge:
             *placeholders(plan),
             "`cfg.dataset` must be a `GPTDatasetConfig`: the mock data of a recipe refuses a blend.",
             "`cfg.model.seq_length` must be the same.",
-            SPLIT_NOTE,
+            *split_notes(plan),
         )
         page = readme(plan, "Megatron-Bridge", notes, lines_of(blend.samples, self.sequence, Path()))
         return write(out, {BLEND: as_json(lists), NUMBERS: as_json(blend.numbers), README: page})

@@ -22,7 +22,7 @@ from mixopt.backends.base import (
     readme,
     write,
 )
-from mixopt.backends.blends import SPLIT, SPLIT_NOTE, one_blend, placeholders, prefixes_of, shares_of
+from mixopt.backends.blends import SPLIT, one_blend, placeholders, prefixes_of, shares_of, split_notes
 from mixopt.backends.megatron import blend_of, samples_of
 from mixopt.errors import ExportError
 from mixopt.handoff import Plan
@@ -45,7 +45,7 @@ class NeMo:
         notes = blend.notes(
             *placeholders(plan),
             "NeMo looks for all files before it starts.",
-            SPLIT_NOTE,
+            *split_notes(plan),
             "`limit_val_batches` must be a count of batches: fractions up to 1.0 are refused with one blend.",
         )
         page = readme(plan, "NeMo", notes, lines_of(blend.samples, self.sequence, Path()))
