@@ -204,7 +204,7 @@ def test_small_datasets_are_told_of_the_split_that_hangs(core, tmp_path):
     plan = Plan(10**9, tuple(books), ((0, Mixture({"books": 0.5, "web": 0.5})),))
     for name in ("lm-engine", "megatron", "megatron-bridge", "nemo"):
         make(name).export(plan, tmp_path / name)
-        assert 'With 250 documents or fewer ("books") a split has none' in (tmp_path / name / "README.md").read_text()
+        assert 'With 250 documents or fewer ("books") the split has none' in (tmp_path / name / "README.md").read_text()
     assert len(split_notes(Plan(10**9, (books[1],), ((0, Mixture({"web": 1.0})),)))) == 1
     unknown = PlannedDomain("web", 10**9)
     assert "(any dataset)" in split_notes(Plan(10**9, (unknown,), ((0, Mixture({"web": 1.0})),)))[1]

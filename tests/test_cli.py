@@ -165,6 +165,13 @@ def test_export_and_report(mixopt: Run, searched: Path, tmp_path: Path) -> None:
     assert set(found["files"]) == set(found["max_deviation"]) == {"megatron", "olmo-core", "hf-datasets", "streaming"}
     assert all(Path(f).exists() for files in found["files"].values() for f in files)
     assert max(found["max_deviation"].values()) < 4096 / 300_000  # one row of the target's tokens
+    code, found, _ = mixopt("export", searched, "--to", "all", "--tail", "pool", "--out", tmp_path)
+    assert code == 0
+    listed = mixopt("backends")[1]
+    assert sorted([*found["files"], *found["refused"]]) == sorted(listed)
+    assert {name: row["unit"] for name, row in listed.items()} == found["unit"]
+    assert set(found["absent"]) == set(found["epochs"]) == set(found["lines"]) == set(found["files"])
+    assert "holds no schedule" in mixopt("export", searched, "--to", "all", "--schedule")[1]["error"]
     page = (searched / "report.html").read_bytes()
     code, found, _ = mixopt("report", searched)
     assert code == 0

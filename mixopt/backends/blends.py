@@ -142,7 +142,7 @@ def split_notes(plan: Plan) -> list[str]:
         who = "any dataset"
     else:
         return [kept]
-    stuck = f"With {FEW_DOCUMENTS} documents or fewer ({who}) a split has none to test, and Megatron hangs as it counts its epochs."
+    stuck = f"With {FEW_DOCUMENTS} documents or fewer ({who}) the split has none to test, and the count of its epochs never ends."
     return [kept, f"{stuck} Then split 1000,0,0 and validate on data of its own."]
 
 
