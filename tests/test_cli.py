@@ -178,6 +178,25 @@ def test_export_and_report(mixopt: Run, searched: Path, tmp_path: Path) -> None:
     assert (searched / "report.html").read_bytes() == page
 
 
+def test_who_cannot_follow_a_schedule_is_listed_with_the_reason(mixopt: Run, tmp_path: Path) -> None:
+    domains = [{"name": name, "weight": 0.5, "available_tokens": 10**9} for name in ("code", "web")]
+    phases = [
+        {"start_token": 10**9 * k, "weights": {"code": code, "web": 1 - code}} for k, code in enumerate((0.25, 0.75))
+    ]
+    body = {"schema": "mixopt.mixture/v1", "unit": "tokens", "target_tokens": 2 * 10**9, "domains": domains}
+    body |= {"phases": [{"start_token": 0, "weights": {"code": 0.5, "web": 0.5}}], "schedule": phases}
+    (tmp_path / "mixture.json").write_text(json.dumps(body))
+    code, found, shown = mixopt("export", tmp_path, "--to", "all", "--schedule")
+    assert code == 0
+    assert {"megatron", "nanotron"} <= set(found["files"])
+    assert found["refused"]["nemo"].startswith("a data module has one blend, this plan has 2 phases.")
+    assert "refused by" in shown
+    assert "a data module has one blend" in " ".join(shown.split())
+    code, found, _ = mixopt("export", tmp_path, "--to", "megatron,nemo", "--schedule")
+    assert code == 2
+    assert found["error"].startswith("nemo: a data module has one blend")
+
+
 def test_dry_run_has_no_side_effects(
     mixopt: Run, corpus_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
