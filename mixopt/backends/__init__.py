@@ -9,10 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
+from mixopt.backends.axolotl import Axolotl
 from mixopt.backends.base import NUMBERS, Backend, Tail, largest_deviation
+from mixopt.backends.easydel import EasyDel
+from mixopt.backends.fairseq2 import Fairseq2
 from mixopt.backends.fast_llm import FastLLM
 from mixopt.backends.gpt_neox import GPTNeoX
 from mixopt.backends.hf_datasets import HFDatasets
+from mixopt.backends.levanter import Levanter
+from mixopt.backends.llm_foundry import LlmFoundry
 from mixopt.backends.lm_engine import LMEngine
 from mixopt.backends.megatron import Megatron
 from mixopt.backends.megatron_bridge import MegatronBridge
@@ -40,9 +45,14 @@ class Stack:
 
 
 BACKENDS: dict[str, Stack] = {
+    "axolotl": Stack("documents", False, lambda tail, sequence: Axolotl(tail=tail, sequence=sequence)),
+    "easydel": Stack("documents", True, lambda tail, sequence: EasyDel(tail=tail)),
+    "fairseq2": Stack("documents", False, lambda tail, sequence: Fairseq2(tail=tail, sequence=sequence)),
     "fast-llm": Stack("samples", False, lambda tail, sequence: FastLLM(tail=tail, sequence=sequence)),
     "gpt-neox": Stack("samples", False, lambda tail, sequence: GPTNeoX(tail=tail, sequence=sequence)),
     "hf-datasets": Stack("documents", False, lambda tail, sequence: HFDatasets(tail=tail)),
+    "levanter": Stack("samples", True, lambda tail, sequence: Levanter(tail=tail, sequence=sequence)),
+    "llm-foundry": Stack("samples", True, lambda tail, sequence: LlmFoundry(tail=tail, sequence=sequence)),
     "lm-engine": Stack("samples", False, lambda tail, sequence: LMEngine(tail=tail, sequence=sequence)),
     "megatron": Stack("samples", True, lambda tail, sequence: Megatron(tail=tail, sequence=sequence)),
     "megatron-bridge": Stack("samples", False, lambda tail, sequence: MegatronBridge(tail=tail, sequence=sequence)),
