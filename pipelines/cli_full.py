@@ -1,4 +1,4 @@
-"""The commands that train the real model and hand it on: train, weights."""
+"""The commands that train the real model and hand it on: train, weights, evaluate."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mixopt.errors import JobError
 from pipelines.cli import Json, RunDirectory, app, end
 from pipelines.progress import Bars
 from pipelines.terminal import Terminal
@@ -69,3 +70,30 @@ def weights(
     files = [str(path) for path in llama.write(found, engine.tensors, folder, step, dtype, shard)]
     Terminal(to_stderr=as_json).lines(files)
     end({"files": files}, as_json)
+
+
+@app.command()
+def evaluate(
+    run_dir: RunDirectory,
+    tasks: Annotated[str, typer.Option(help="Tasks of the harness, separated by commas.")],
+    fewshot: Annotated[
+        int | None, typer.Option(help="Examples before each question; the task's own unless given.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Documents of each task, for a trial.")] = None,
+    batch: Annotated[int, typer.Option(help="Questions at once.", min=1)] = 8,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    include: Annotated[Path | None, typer.Option(help="A folder with task files of your own.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the trained model on tasks of lm-evaluation-harness (pip install 'mixopt[eval]'), after `mixopt weights`.
+
+    Example: `mixopt evaluate runs/a --tasks arc_easy,piqa,hellaswag --device cuda`
+    """
+    from pipelines.full import harness
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if not names:
+        raise JobError("--tasks: name at least one task, such as arc_easy.")
+    found = harness.evaluate(run_dir / "full", harness.Asked(names, fewshot, limit, batch, device, include))
+    Terminal(to_stderr=as_json).table(["task", "metric", "value", "standard error"], harness.rows(found))
+    end(found, as_json)
