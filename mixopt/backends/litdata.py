@@ -27,6 +27,7 @@ from mixopt.backends.base import (
     quoted,
     read_numbers,
     readme,
+    refuse_schedule,
     settle,
     write,
 )
@@ -77,11 +78,7 @@ class LitData:
 
     def export(self, plan: Plan, out: Path) -> list[Path]:
         """Write `mixture.py` and its numbers. Raises ExportError for schedules."""
-        if len(plan.phases) > 1:
-            raise ExportError(
-                f"litdata: CombinedStreamingDataset has one set of weights, this plan has {len(plan.phases)} phases. "
-                "Export it with megatron or streaming, or recommend a static mixture."
-            )
+        refuse_schedule(plan, self.name, "CombinedStreamingDataset has one set of weights")
         held = {domain.name: domain.available_tokens // (self.sequence + 1) for domain in plan.domains}
         one = self.sequence / plan.target_tokens
         settled = settle(plan.mixture, {name: one if held[name] else math.inf for name in held}, self.tail)

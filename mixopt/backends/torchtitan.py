@@ -25,11 +25,11 @@ from mixopt.backends.base import (
     left_out,
     read_numbers,
     readme,
+    refuse_schedule,
     settle,
     write,
 )
 from mixopt.backends.grain import MODULE, SAME_DOMAIN, SMALLEST, drawn_from, whole_numbers
-from mixopt.errors import ExportError
 from mixopt.handoff import Plan
 
 CODE = '''"""The mixture of `numbers.json` for torchtitan: `interleaved` for release 0.3, `mixture` for the Grain pipeline."""
@@ -84,11 +84,7 @@ class TorchTitan:
 
     def export(self, plan: Plan, out: Path) -> list[Path]:
         """Write `mixture.py` and its numbers. Raises ExportError for schedules."""
-        if len(plan.phases) > 1:
-            raise ExportError(
-                f"torchtitan: it has one set of weights for the whole run, this plan has {len(plan.phases)} phases. "
-                "Export it with megatron or streaming, or recommend a static mixture."
-            )
+        refuse_schedule(plan, self.name, "it has one set of weights for the whole run")
         settled = settle(plan.mixture, dict.fromkeys(plan.names, self.sequence / plan.target_tokens), self.tail)
         numbers = {
             "mixture_id": plan.id,
