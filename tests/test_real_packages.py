@@ -18,6 +18,7 @@ import pytest
 from mixopt.backends import make
 from mixopt.backends.base import Backend
 from mixopt.backends.olmo_composable import OlmoComposable
+from mixopt.backends.olmo_core import OlmoCore
 from mixopt.domains import Shard
 from mixopt.handoff import Plan, PlannedDomain, Sources
 from mixopt.mixture import Mixture
@@ -93,6 +94,9 @@ def pasted(backend: Backend, out: Path, **scope: Any) -> dict[str, Any]:
 # OLMo-core
 
 
+END = 3 * APART - 1
+
+
 def stored(corpus: Corpus, plan: Plan, folder: Path) -> Plan:
     """The plan with two token files for each domain, as `mixopt prepare` writes them."""
     domains = []
@@ -107,13 +111,29 @@ def stored(corpus: Corpus, plan: Plan, folder: Path) -> Plan:
     return replace(plan, domains=tuple(domains))
 
 
+def test_olmo_core_builds_the_source_mixture(corpus, tmp_path):
+    data = pytest.importorskip("olmo_core.data")
+    plan = stored(corpus, corpus.plan(STATIC), tmp_path)
+    for path in tmp_path.glob("*.u32"):  # documents must end; no instance has the last tokens of these files
+        np.memmap(path, "<u4", "r+")[-1] = END
+    backend, out = OlmoCore(sequence=SEQUENCE, batch=16), tmp_path / "out"
+    backend.export(plan, out)
+    tokenizer = data.TokenizerConfig(vocab_size=3 * APART, eos_token_id=END, pad_token_id=END)
+    config = pasted(backend, out, tokenizer_config=tokenizer, work_dir=str(tmp_path / "work"))["dataset_config"]
+    dataset = config.build()
+    dataset.prepare()
+    drawn = counted(dataset[k]["input_ids"].numpy() for k in range(len(dataset)))
+    assert shares(drawn) == pytest.approx(backend.read_back(out), abs=1e-12)
+    assert passes(drawn, "web") == {1, 2}
+
+
 @pytest.mark.parametrize("phases", [STATIC, SCHEDULE])
 def test_olmo_core_composes_what_was_planned(phases, corpus, tmp_path):
     data = pytest.importorskip("olmo_core.data")
     plan = stored(corpus, corpus.plan(phases), tmp_path)
     backend, out = OlmoComposable(sequence=SEQUENCE, batch=16), tmp_path / "out"
     backend.export(plan, out)
-    tokenizer = data.TokenizerConfig(vocab_size=3 * APART, eos_token_id=3 * APART - 1, pad_token_id=3 * APART - 1)
+    tokenizer = data.TokenizerConfig(vocab_size=3 * APART, eos_token_id=END, pad_token_id=END)
     loader = pasted(backend, out, tokenizer_config=tokenizer, work_dir=tmp_path / "work")["data_loader"]
     loader.reshuffle(epoch=1)
     read = [counted(np.asarray(source[k]["input_ids"]) for k in range(len(source))) for source in loader.sources]

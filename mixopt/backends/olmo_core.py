@@ -88,7 +88,11 @@ class OlmoCore:
     def _notes(self, plan: Plan, settled: Settled) -> list[str]:
         guessed = [name for name in settled.mixture if not holds_all(plan[name]) and not plan[name].sources.npy]
         partly = [name for name in guessed if plan[name].sources.shards]
-        notes = [*left_out([settled]), "max_repetition_ratio is the epochs that the run needs, rounded up."]
+        notes = [
+            *left_out([settled]),
+            "max_repetition_ratio is the epochs that the run needs, rounded up.",
+            "Of a pass that is not whole, the beginning of each file is read: shuffle documents before they are tokenized.",
+        ]
         if guessed:
             notes.append("Paths `data/<name>/*.npy` are placeholders: put your token files there.")
         if partly:
