@@ -251,7 +251,7 @@ class Ids:
         return [*map(int, text.split()), 3 * APART]  # inputs and labels are one shorter than the document
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # its imports look at every deprecated name of torch
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata calls it
 def test_torchtitan_interleaves_packed_domains(corpus, tmp_path):
     loaders = pytest.importorskip("torchtitan.hf_datasets.text_datasets")
     from datasets import Dataset
