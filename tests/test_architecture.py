@@ -26,7 +26,10 @@ HOMES = {
     "safetensors": ["proxies/checkpoint.py"],
     "ray": ["pipelines/ray_executor.py"],
     "mlflow": ["pipelines/mlflow_tracker.py"],
-    "typer": [f"pipelines/{name}.py" for name in ("cli", "cli_compare", "cli_online", "cli_proxies", "cli_tables")],
+    "typer": [
+        f"pipelines/{name}.py"
+        for name in ("cli", "cli_compare", "cli_feedback", "cli_online", "cli_proxies", "cli_tables")
+    ],
     "threadpoolctl": ["pipelines/cli.py"],
     "rich": ["pipelines/progress.py", "pipelines/terminal.py"],
 }
@@ -34,9 +37,9 @@ HOMES = {
 ORDER = [
     ["report", "report_comparison"],
     ["report_text", "page"],
-    ["report_uncertainty", "plots", "plots_comparison"],
+    ["report_uncertainty", "report_feedback", "plots", "plots_comparison"],
     ["drawing"],
-    ["report_numbers", "report_blocks", "results", "compare"],
+    ["report_numbers", "report_blocks", "results", "compare", "feedback"],
     ["search", "store", "job"],
     ["backends", "methods", "validate", "handoff", "tables"],
     ["mixmin", "recommend", "sections"],
@@ -44,7 +47,7 @@ ORDER = [
     ["designs", "fidelity", "planner", "proposers", "region"],
     ["laws", "quality", "ranks", "rates"],
     ["study"],
-    ["runs", "data", "progress", "yaml_text"],
+    ["runs", "data", "progress", "transfers", "yaml_text"],
     ["rehearsal"],
     ["policies"],
     ["policy"],

@@ -12,6 +12,7 @@ import pytest
 import typer
 
 import pipelines.cli_compare
+import pipelines.cli_feedback
 import pipelines.cli_online
 import pipelines.cli_proxies
 import pipelines.cli_tables  # noqa: F401 - like the lines above, registers its commands
