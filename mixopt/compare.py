@@ -315,7 +315,11 @@ def _says(rows: Sequence[Mapping[str, Any]], reading: str) -> str:
         said = f"no method is shown to beat uniform; {found[0]['method']} comes nearest, {_saves(first)}."
         return said + (f" Uniform beats {_listed(worse)}." if worse else "")
     level = [r["method"] for r in found if r is not best[0] and not _beats(best[0], r, reading)]
-    said = f"{best[0]['method']} beats uniform: {_saves(best[0][reading]['gain'])}."
+    said, others = (
+        f"{best[0]['method']} beats uniform: {_saves(best[0][reading]['gain'])}",
+        [r["method"] for r in best[1:]],
+    )
+    said += f"; so {'does' if len(others) == 1 else 'do'} {_listed(others)}." if others else "."
     return said + (f" It is not shown to beat {_listed(level, 'or')}." if level else "")
 
 

@@ -13,14 +13,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic import BeforeValidator, Field, ValidationError
 
 from mixopt.backends import BACKENDS
 from mixopt.data import DataConfig, HubSource, Source, TokenizerConfig
 from mixopt.errors import JobError, did_you_mean
 from mixopt.methods import BASELINES, METHODS, make
 from mixopt.mixture import SUM_TOLERANCE
+from mixopt.parsing import knobs_type, read, sentence, together
 from mixopt.sections import (
     CompareSection,
     ComputeSection,
@@ -36,7 +36,6 @@ from mixopt.sections import (
 )
 from mixopt.study import Method
 from mixopt.validate import UNIFORM
-from mixopt.yaml_text import parse_yaml
 
 
 def _tracking(value: Any) -> Any:
@@ -115,15 +114,7 @@ class Job(Section):
 
 def load(path: Path, overrides: Sequence[str] = (), sizes: Collection[str] = ()) -> Job:
     """Read a job file; each override is `a.b=value`. Raises JobError with every problem found."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise JobError(f"job file {path}: cannot be read ({e}).") from e
-    body = parse_yaml(text, str(path))
-    if not isinstance(body, dict):
-        raise JobError(f"job file {path}: must be a mapping of keys (got {type(body).__name__}).")
-    for override in overrides:
-        _set(body, override)
+    body = read(path, "job file", overrides, ("method",))
     body.setdefault("name", path.stem)
     if path.name.endswith(".lock.yaml"):  # what a search wrote down runs again
         body = {key: value for key, value in body.items() if key not in ("derived", "provenance")}
@@ -139,11 +130,11 @@ def parse(body: Mapping[str, Any], where: str, sizes: Collection[str] = ()) -> J
     try:
         job = Job.model_validate(body)
     except ValidationError as e:
-        problems = [_sentence(error) for error in e.errors()]
+        problems = [sentence(Job, error) for error in e.errors()]
         job = Job.model_validate(_without(body, [error["loc"] for error in e.errors()]))
     problems += _problems(job, sizes)
     if problems:
-        raise JobError(_all(where, problems))
+        raise JobError(together(where, problems))
     return job.model_copy(update={"method": {"name": job.method["name"], **job.knobs()}})
 
 
@@ -166,19 +157,6 @@ def _without(body: Mapping[str, Any], wrong: Sequence[Sequence[str | int]]) -> d
     except ValidationError:
         return standins | {"target": {"tokens": 1}}
     return rest
-
-
-def _set(body: dict[str, Any], override: str) -> None:
-    path, equals, value = override.partition("=")
-    if not equals or not path:
-        raise JobError(f"--set {override}: must look like proxies.count=64.")
-    *parents, last = path.split(".")
-    for key in parents:
-        below = body.setdefault(key, {})
-        if not isinstance(below, dict):
-            below = body[key] = named(below) if key == "method" else {}
-        body = below
-    body[last] = parse_yaml(value, f"--set {path}")
 
 
 def _problems(job: Job, sizes: Collection[str]) -> Iterator[str]:
@@ -273,7 +251,7 @@ def _method_problems(body: Mapping[str, Any], path: str) -> Iterator[str]:
     except ValidationError as e:
         for error in e.errors():
             known = [field.name for field in fields(METHODS[name])]
-            yield _sentence({**error, "loc": (*path.split("."), *error["loc"])}, known)
+            yield sentence(Job, {**error, "loc": (*path.split("."), *error["loc"])}, known)
 
 
 def _compare_problems(section: CompareSection, sizes: Collection[str]) -> Iterator[str]:
@@ -298,58 +276,12 @@ def _knobs(body: Mapping[str, Any]) -> dict[str, Any]:
     """All knobs of a method, as its own types. Raises ValidationError or JobError for those it does not take."""
     name = body["name"]
     given = {key: value for key, value in body.items() if key != "name"}
-    checked = _method_type(name).validate_python(given)
+    checked = knobs_type(METHODS[name]).validate_python(given)
     return {field.name: getattr(checked, field.name) for field in fields(METHODS[name])}
 
 
 def _unlabelled(body: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in body.items() if key != "label"}
-
-
-def _method_type(name: str) -> TypeAdapter[Any]:
-    config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    return TypeAdapter(checked_dataclass(METHODS[name], config=config, frozen=True))
-
-
-def _sentence(error: Mapping[str, Any], known: Sequence[str] | None = None) -> str:
-    """One validation error with its key path, what was got and what is allowed."""
-    path = ".".join(str(part) for part in error["loc"])
-    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        key = str(error["loc"][-1])
-        return f"{path}: no such key; {did_you_mean(key, known or _keys(error['loc'][:-1]))}"
-    if error["type"] == "missing":
-        return f"{path}: is required."
-    got = error["input"]
-    hint = " Write integers as 25_000_000_000." if isinstance(got, str) and "int" in error["type"] else ""
-    return f"{path}: {error['msg'][0].lower()}{error['msg'][1:]} (got {got!r}).{hint}"
-
-
-def _keys(path: Sequence[str | int]) -> list[str]:
-    """The keys a section of the job file has, found by walking the models along a key path."""
-    model: Any = Job
-    for part in path:
-        fields = {(f.alias or n): f.annotation for n, f in model.model_fields.items()} if _is_section(model) else {}
-        annotation = fields.get(str(part), model)
-        candidates = [annotation, *_arguments(annotation)]
-        model = next((c for c in candidates if _is_section(c)), model)
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _arguments(annotation: Any) -> list[Any]:
-    found = []
-    for argument in getattr(annotation, "__args__", ()):
-        found += [argument, *_arguments(argument)]
-    return found
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Section)
-
-
-def _all(where: str, problems: Sequence[str]) -> str:
-    if len(problems) == 1:
-        return f"{where}: {problems[0]}"
-    return f"{where}: {len(problems)} problems:\n" + "\n".join(f"  - {problem}" for problem in problems)
 
 
 def _source(domain: DomainSection, folder: Path, where: str) -> Source:

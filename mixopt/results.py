@@ -115,7 +115,7 @@ def trajectories(study: Study, check: Validate) -> list[dict[str, Any]]:
 def swarm(study: Study) -> dict[str, Any]:
     """The objective of every good run that compares with the others, and what failed."""
     values = [study.objective.value(record.metrics) for record in study.points.records]
-    failed = [{"id": r.spec.id, "error": r.error.strip().splitlines()[-1]} for r in study.swarm.records if r.error]
+    failed = [{"id": r.spec.id, "error": r.why} for r in study.swarm.records if r.error]
     return {"objective": values, "best": min(values, default=None), "failed": failed}
 
 

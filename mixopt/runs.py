@@ -131,6 +131,12 @@ class RunRecord:
         return mean([(segment.tokens, segment.mixture) for segment in self.trace])
 
     @property
+    def why(self) -> str:
+        """What went wrong, in one line: the end of `error`, of our own errors the sentence alone."""
+        line = (self.error.strip().splitlines() or [""])[-1]
+        return line.partition(": ")[2] if line.startswith("mixopt.errors.") else line
+
+    @property
     def schedule(self) -> Schedule:
         """The trace as a plan of a few phases with the same mean."""
         return condensed(self.trace)

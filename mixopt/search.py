@@ -74,7 +74,7 @@ def stopped(crashed: Sequence[RunRecord], runs: int) -> RunFailed:
     """The error for these of so many runs."""
     return RunFailed(
         f"{len(crashed)} of {runs} runs crashed; the others are kept. First, run "
-        f"{crashed[0].spec.id}: {crashed[0].error.strip().splitlines()[-1].rstrip('.')}. "
+        f"{crashed[0].spec.id}: {crashed[0].why.rstrip('.')}. "
         "Run the same command again to train what is missing."
     )
 

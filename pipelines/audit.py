@@ -312,7 +312,7 @@ def reason(records: Sequence[RunRecord], own: Sequence[Watched]) -> str:
         return f"{NO_LAW}: its runs stay on the mixtures that they were given"
     failed = [record for record in (*records, *(one.again for one in own)) if record.error]
     if len(failed) >= len(records):
-        return f"its runs failed: {failed[0].error.strip().splitlines()[-1]}"
+        return f"its runs failed: {failed[0].why}"
     if not own:
         body = records[0].spec.feed.to_json()
         while "inner" in body:  # what it is wrapped in has the matrix of what is within
@@ -377,7 +377,7 @@ def notes(watched: Sequence[Watched]) -> list[str]:
     said = []
     for one in watched:
         if one.again.error:
-            said.append(f"run {one.run.spec.id} failed when watched: {one.again.error.strip().splitlines()[-1]}")
+            said.append(f"run {one.run.spec.id} failed when watched: {one.again.why}")
         elif one.again.trace != one.run.trace or one.again.metrics != one.run.metrics:
             said.append(
                 f"run {one.run.spec.id} took another way when watched: it was trained on another machine or in another "

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 BASE = ("numpy", "scipy", "pandas", "scikit-learn", "lightgbm", "pydantic", "torch", "tokenizers", "datasets")
-EXTRAS = {"ray": "compute.executor: ray", "mlflow": "tracking.mlflow"}
+EXTRAS = {  # packages, the extra that installs them, and what for
+    "ray": ("ray", "compute.executor: ray"),
+    "mlflow": ("mlflow", "tracking.mlflow"),
+    "ai2-olmo-core": ("olmo", "mixopt train"),
+}
 LEAST_MEMORY = 3 << 30
 LEAST_DISK = 2 << 30
 
@@ -30,9 +34,11 @@ def _packages() -> Iterator[dict[str, Any]]:
     for name in BASE:
         found = _version(name)
         yield _finding(name, found or "missing", "" if found else f"pip install {name}", ok=bool(found))
-    for name, use in EXTRAS.items():
+    for name, (extra, use) in EXTRAS.items():
         found = _version(name)
-        yield _finding(name, found or "not installed", "" if found else f"only for {use}: pip install 'mixopt[{name}]'")
+        yield _finding(
+            name, found or "not installed", "" if found else f"only for {use}: pip install 'mixopt[{extra}]'"
+        )
 
 
 def _machine() -> Iterator[dict[str, Any]]:

@@ -48,64 +48,76 @@ SHARED_VIEW = "mlflow.sharedViewState."  # the tags that MLflow's own "share" bu
 Answer = Callable[[Question, Mapping[str, Any]], Sequence[Entry]]
 
 
-class MlflowTracker:
-    """Mirrors one search or comparison: `answer` lays out what it found.
+class Post:
+    """An outbox and the courier that empties it, for work which must not notice: an error becomes a sentence.
 
-    Only `close` waits for MLflow, for at most 20 s, and no method raises.
+    Only `close` waits for MLflow, for at most 20 s.
     """
 
-    def __init__(self, uri: str, out: Path, question: Question, answer: Answer = answer_entries) -> None:
-        self._question, self._answer = question, answer
-        self._outbox = _open(out, absolute(uri))
-        entries = (entry for _, _, entry in self._outbox.read() if entry.experiment == question.experiment)
-        self._known = {entry.key: _state(entry) for entry in entries}
+    def __init__(self, uri: str, out: Path) -> None:
+        self.outbox = _open(out, absolute(uri))
         self._told = False
         self._courier: Courier | None = None
-        with self._mirroring("this search"):
+        with self.mirroring("this run"):
             if importlib.util.find_spec("mlflow"):
-                self._courier = Courier(self._outbox, "--follow")
+                self._courier = Courier(self.outbox, "--follow")
             else:
                 self._tell("mlflow is not installed (pip install 'mixopt[mlflow]')")
 
+    @contextmanager
+    def mirroring(self, what: str) -> Iterator[None]:
+        """Errors of the block are said and forgotten; so is what the courier complains about, once."""
+        try:
+            yield
+            if self._courier and (complaint := self._courier.complaint()):
+                self._tell(complaint)
+        except Exception as e:  # noqa: BLE001 - a mirror never stops the work
+            log.warning("tracking: %s is not mirrored (%s: %s).", what, type(e).__name__, e)
+
+    def close(self) -> None:
+        """Wait for the courier, for at most 20 s and only if it has work, and say what it could not deliver."""
+        courier, self._courier = self._courier, None
+        with self.mirroring("the end"):
+            if courier:
+                courier.close(CLOSE_SECONDS if self.outbox.waiting() else 0)
+                _report(self.outbox, courier)
+
+    def _tell(self, trouble: str) -> None:
+        if not self._told:
+            log.warning("tracking: %s. The work goes on; its runs wait in %s.", trouble, self.outbox.folder)
+        self._told = True
+
+
+class MlflowTracker:
+    """Mirrors one search or comparison: `answer` lays out what it found. No method raises."""
+
+    def __init__(self, uri: str, out: Path, question: Question, answer: Answer = answer_entries) -> None:
+        self._question, self._answer = question, answer
+        self._post = Post(uri, out)
+        entries = (entry for _, _, entry in self._post.outbox.read() if entry.experiment == question.experiment)
+        self._known = {entry.key: _state(entry) for entry in entries}
+
     def log(self, record: RunRecord) -> None:
         """Mirror one finished proxy, once: again only if it had failed and now has not."""
-        with self._mirroring(f"run {record.spec.id}"):
+        with self._post.mirroring(f"run {record.spec.id}"):
             for entry in (swarm_entry(self._question), proxy_entry(self._question, record)):
                 self._put(entry)
 
     def conclude(self, results: Mapping[str, Any]) -> None:
         """Mirror what was found, with the report's files of the run directory."""
-        with self._mirroring("the answer"):
+        with self._post.mirroring("the answer"):
             for entry in self._answer(self._question, results):
                 self._put(entry)
 
     def close(self) -> None:
-        """Wait for the courier, for at most 20 s and only if it has work, and say what it could not deliver."""
-        courier, self._courier = self._courier, None
-        with self._mirroring("the end"):
-            if courier:
-                courier.close(CLOSE_SECONDS if self._outbox.waiting() else 0)
-                _report(self._outbox, courier)
+        """Wait for MLflow a little, and say what could not be delivered."""
+        self._post.close()
 
     def _put(self, entry: Entry) -> None:
         known = self._known.get(entry.key)
         if known is None or known != _state(entry) != FAILED:
-            self._outbox.append(entry)
+            self._post.outbox.append(entry)
             self._known[entry.key] = _state(entry)
-
-    @contextmanager
-    def _mirroring(self, what: str) -> Iterator[None]:
-        try:
-            yield
-            if self._courier and (complaint := self._courier.complaint()):
-                self._tell(complaint)
-        except Exception as e:  # noqa: BLE001 - a mirror never stops a search
-            log.warning("tracking: %s is not mirrored (%s: %s).", what, type(e).__name__, e)
-
-    def _tell(self, trouble: str) -> None:
-        if not self._told:
-            log.warning("tracking: %s. The search goes on; its runs wait in %s.", trouble, self._outbox.folder)
-        self._told = True
 
 
 class Screen(NamedTuple):
@@ -155,7 +167,7 @@ class Mirror:
         self._folder = folder
 
     def write(self, entry: Entry) -> None:
-        """Make this run exist, once; a run that a crash left half written is completed."""
+        """Make this run exist, once; one that a crash left half written is completed, and a part is added to it."""
         with _alone(self._address):
             experiment = self._experiment(fitting(entry.experiment, EXPERIMENT_LENGTH))
             if entry.view:
@@ -163,7 +175,7 @@ class Mirror:
             runs = self._runs(experiment, entry.key)
             if any(_settled(run, entry) for run in runs):
                 return
-            half = next((run for run in runs if run.info.status == RUNNING and _same(run, entry)), None)
+            half = next((run for run in runs if _same(run, entry) and (entry.part or run.info.status == RUNNING)), None)
             for run in runs:
                 if run is not half:
                     self._client.delete_run(run.info.run_id)
@@ -231,7 +243,10 @@ class Mirror:
         for path in (self._folder / name for name in entry.files):
             if path.exists():
                 self._client.log_artifact(run_id, str(path.resolve()))
-        self._client.set_terminated(run_id, FAILED if entry.error else FINISHED, entry.time)
+        if entry.part == "open":
+            self._client.update_run(run_id, RUNNING)
+        else:
+            self._client.set_terminated(run_id, FAILED if entry.error else FINISHED, entry.time)
 
 
 def make_tracker(

@@ -8,7 +8,8 @@ which tracker will show the runs. They are laid out like this:
      │    └─ proxy/<id>              one training; step = tokens in thousands
      ├─ search/<method>-s<seed>      the answer; `best/value` by number of proxies spent
      ├─ validate/<method>-s<seed>    the answer as measured at the end
-     └─ baseline/<arm>               what it was measured against
+     ├─ baseline/<arm>               what it was measured against
+     └─ full/<job>                   the real run on the answer, while it trains; step = tokens in thousands
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mixopt.mixture import Mixture
 from mixopt.policy import Fixed
@@ -52,7 +53,8 @@ class Entry:
     `key` is unique in the `experiment`: the same key is the same run, written again only in another `version` or
     where it had failed. `time` is when it ended, in milliseconds, after `seconds`. `links` maps tags to the keys of
     the runs whose identifiers they take; `metrics` holds (key, value, step); `files` are relative to the outbox,
-    `texts` are file contents by name. An `error` makes it a failed run. A `view` says how a table of the experiment's runs
+    `texts` are file contents by name. An `error` makes it a failed run. A `part` is added to what the run has: after an
+    "open" one it goes on, even if it had failed, after the "last" it has ended. A `view` says how a table of the experiment's runs
     is to be looked at: `key` names it, it shows the runs with `tags`, `params` as columns, those with the largest metric
     `order` first.
     """
@@ -71,6 +73,7 @@ class Entry:
     files: Sequence[str] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
     view: Mapping[str, Any] = field(default_factory=dict)
+    part: Literal["", "open", "last"] = ""
 
 
 class Outbox:
@@ -152,12 +155,8 @@ class Question:
 
     @property
     def experiment(self) -> str:
-        """The experiment's name: a lone metric by its name, several by their number and a hash of their shares."""
-        weights = dict(zip(self.objective.metrics, self.objective.weights_M.tolist(), strict=True))
-        metrics = [metric for metric, weight in weights.items() if weight > 0]
-        shares = [f"{metric}={weights[metric]:.6g}" for metric in metrics]
-        what = metrics[0] if len(metrics) == 1 else f"mean-of-{len(metrics)}-{digest(' '.join(shares))[:6]}"
-        return f"mixopt/{self.corpus}@{self.fingerprint[:8]}/{what}"
+        """The experiment's name."""
+        return experiment_name(self.corpus, self.fingerprint, self.objective)
 
     @property
     def search(self) -> str:
@@ -167,6 +166,15 @@ class Question:
     def tags(self, kind: str) -> dict[str, str]:
         """What all runs of this question carry."""
         return {"mixopt.kind": kind, "mixopt.corpus": self.corpus, "mixopt.fingerprint": self.fingerprint}
+
+
+def experiment_name(corpus: str, fingerprint: str, objective: Objective) -> str:
+    """The name of a question's experiment: a lone metric by its name, several by their number and a hash of their shares."""
+    weights = dict(zip(objective.metrics, objective.weights_M.tolist(), strict=True))
+    metrics = [metric for metric, weight in weights.items() if weight > 0]
+    shares = [f"{metric}={weights[metric]:.6g}" for metric in metrics]
+    what = metrics[0] if len(metrics) == 1 else f"mean-of-{len(metrics)}-{digest(' '.join(shares))[:6]}"
+    return f"mixopt/{corpus}@{fingerprint[:8]}/{what}"
 
 
 def swarm_entry(question: Question) -> Entry:

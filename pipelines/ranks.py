@@ -163,7 +163,7 @@ def compare(study: Study, swarms: Sequence[Swarm], other: str) -> dict[str, Any]
     good = [row for row in rows if not any(record.error for record in row)]
     if len(good) < LEAST:
         failed = next((record for row in rows for record in row if record.error), None)
-        why = f" First, run {failed.spec.id}: {failed.error.strip().splitlines()[-1]}." if failed else ""
+        why = f" First, run {failed.spec.id}: {failed.why}." if failed else ""
         raise RunFailed(
             f"only {len(good)} of {len(rows)} mixtures ended well under every setting, ranks need {LEAST}.{why} "
             "A lower proxies.learning_rate or more --mixtures helps."

@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class RayExecutor:
         """Train each spec; what a lost worker had not finished is handed out again, five times at most."""
         if not specs:
             return
-        with _session(self.address, self.workers) as ray:
+        with session(self.address, self.workers, "compute") as ray:
             task = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=0, num_returns="streaming")(_train_chunk)
             stacks = math.ceil(len(specs) / self.stack)
             size = self.stack * max(1, math.ceil(stacks / (self.workers * CHUNKS_PER_WORKER)))
@@ -73,30 +73,32 @@ def _train_chunk(train: Train, specs: list[RunSpec], stack: int) -> Iterator[Run
 
 
 @contextlib.contextmanager
-def _session(address: str | None, workers: int) -> Iterator[Any]:
-    """Ray, connected: to `address`, to the session there is, or to one that is started and stopped here."""
+def session(
+    address: str | None, cpus: int, section: str, environment: Mapping[str, str] | None = None
+) -> Iterator[Any]:
+    """Ray, connected: to the session there is, to `address`, or to one of so many CPUs that is started and stopped here.
+
+    `environment` is that of workers of Ray Train, which asks the dashboard for the state of its own. Raises JobError where Ray is not installed, RunFailed where none answers, in the
+    words of the job's `section`.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
         import ray.exceptions
     except ImportError as e:
-        raise JobError("compute.executor: ray is not installed; pip install 'mixopt[ray]', or use local.") from e
+        raise JobError(f"{section}: ray is not installed; pip install 'mixopt[ray]', or do without it.") from e
     if ray.is_initialized():
         yield ray
         return
+    own: dict[str, Any] = {"address": address}
+    if address is None:
+        own = {"num_cpus": cpus, "object_store_memory": STORE_BYTES, "include_dashboard": environment is not None}
+    if environment is not None:
+        own["runtime_env"] = {"env_vars": dict(environment)}
     try:
-        if address is not None:
-            ray.init(address=address, log_to_driver=False, logging_level="error")
-        else:
-            ray.init(
-                num_cpus=workers,
-                include_dashboard=False,
-                object_store_memory=STORE_BYTES,
-                log_to_driver=False,
-                logging_level="error",
-            )
+        ray.init(log_to_driver=False, logging_level="error", **own)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as e:
-        raise RunFailed(f"compute.address: no Ray at {address or 'this machine'} ({e}).") from e
+        raise RunFailed(f"{section}.address: no Ray at {address or 'this machine'} ({e}).") from e
     try:
         yield ray
     finally:

@@ -197,7 +197,7 @@ def refuse_too_many_failures(method: Method, study: Study) -> None:
         failed = next(record for record in records if record.error)
         raise RunFailed(
             f"{len(records) - len(good)} of {len(records)} runs failed, and the law needs {needed} good ones. First, "
-            f"run {failed.spec.id}: {failed.error.strip().splitlines()[-1]}. A lower proxies.learning_rate helps."
+            f"run {failed.spec.id}: {failed.why}. A lower proxies.learning_rate helps."
         )
 
 

@@ -18,17 +18,18 @@ HOMES = {
     "lightgbm": ["mixopt/laws/lightgbm.py"],
     "matplotlib": ["mixopt/drawing.py", "mixopt/plots.py"],
     "pandas": ["mixopt/tables.py"],
-    "pydantic": ["mixopt/job.py", "mixopt/sections.py"],
+    "pydantic": ["mixopt/full.py", "mixopt/job.py", "mixopt/parsing.py", "mixopt/sections.py"],
     "ruamel": ["mixopt/yaml_text.py"],
     "datasets": ["pipelines/readers.py"],
     "tokenizers": ["pipelines/tokenizer.py"],
     "pyarrow": ["pipelines/tokenizer.py"],
+    "olmo_core": ["pipelines/full/engine.py"],
     "safetensors": ["proxies/checkpoint.py"],
-    "ray": ["pipelines/ray_executor.py"],
+    "ray": ["pipelines/full/ray_train.py", "pipelines/ray_executor.py"],
     "mlflow": ["pipelines/mlflow_tracker.py"],
     "typer": [
         f"pipelines/{name}.py"
-        for name in ("cli", "cli_compare", "cli_feedback", "cli_online", "cli_proxies", "cli_tables")
+        for name in ("cli", "cli_compare", "cli_feedback", "cli_full", "cli_online", "cli_proxies", "cli_tables")
     ],
     "threadpoolctl": ["pipelines/cli.py"],
     "rich": ["pipelines/progress.py", "pipelines/terminal.py"],
@@ -40,9 +41,9 @@ ORDER = [
     ["report_uncertainty", "report_feedback", "plots", "plots_comparison"],
     ["drawing"],
     ["report_numbers", "report_blocks", "results", "compare", "feedback"],
-    ["search", "store", "job"],
+    ["search", "store", "job", "full"],
     ["backends", "methods", "validate", "handoff", "tables"],
-    ["mixmin", "recommend", "sections"],
+    ["mixmin", "recommend", "parsing", "sections"],
     ["scale_laws", "uncertainty", "plausible"],
     ["designs", "fidelity", "planner", "proposers", "region"],
     ["laws", "quality", "ranks", "rates"],
@@ -54,7 +55,7 @@ ORDER = [
     ["space", "repetition"],
     ["constraints", "compositional", "limits"],
     ["barrier", "polytope"],
-    ["mixture", "domains"],
+    ["mixture", "domains", "ladder"],
     ["errors", "files"],
 ]
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))

@@ -251,7 +251,7 @@ def line(method: str, gain: float, half: float, seeds: Sequence[float] = (0.0, 0
         ([line("x", 0.02, 0.03)], "no method is shown to beat uniform; x comes nearest, it saves 0.0200"),
         ([line("x", 0.03, 0.04), line("y", 0.02, 0.01)], "y beats uniform"),
         ([line("x", 0.03, 0.01), line("y", 0.02, 0.01, (0.1, -0.1, 0.0))], "x beats uniform: it saves 0.0300"),
-        ([line("x", 0.03, 0.01), line("y", 0.02, 0.01, (0.1, -0.1, 0.0))], "It is not shown to beat y."),
+        ([line("x", 0.03, 0.01), line("y", 0.02, 0.01, (0.1, -0.1, 0.0))], "saved); so does y. It is not shown to beat y."),
         ([line("x", -0.03, 0.01), line("y", -0.02, 0.03)], "y comes nearest, it costs 0.0200"),
         ([line("x", -0.03, 0.01), line("y", -0.02, 0.03)], "Uniform beats x."),
         ([], "No method could be compared with uniform."),

@@ -13,9 +13,12 @@ import typer
 
 import pipelines.cli_compare
 import pipelines.cli_feedback
+import pipelines.cli_full
 import pipelines.cli_online
 import pipelines.cli_proxies
 import pipelines.cli_tables  # noqa: F401 - like the lines above, registers its commands
+from mixopt.full import Full
+from mixopt.full import parse as parse_full
 from mixopt.job import Job, Section, load, parse
 from mixopt.laws import LAWS
 from mixopt.methods import METHODS
@@ -95,6 +98,21 @@ def test_every_job_key_is_documented() -> None:
     for key in keys(Job):
         parent = key.rpartition(".")[0]
         assert key in documented or parent in documented, key
+
+
+def test_every_key_of_a_full_run_is_documented() -> None:
+    page = (ROOT / "docs" / "full-scale.md").read_text()
+    rows = [row.split("|")[1] for row in page.splitlines() if row.startswith("| `")]
+    documented = {key for cell in rows for key in re.findall(r"`([a-z_.]+)`", cell)}
+    real = set(keys(Full))
+    assert {key for key in real if key not in documented and key.partition(".")[0] not in documented} == set()
+    files = {"full.lock.yaml", "events.jsonl", "record.json", "failure.json"}
+    assert documented - real - {key.partition(".")[0] for key in real} <= files
+
+
+def test_full_runs_of_the_documents_are_full_runs() -> None:
+    (block,) = blocks((ROOT / "docs" / "full-scale.md").read_text(), "yaml")
+    assert parse_full(parse_yaml(block, "page"), "page").model == "1b"
 
 
 def test_documented_keys_exist() -> None:

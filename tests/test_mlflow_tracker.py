@@ -320,6 +320,24 @@ def test_a_half_written_run_is_completed(
     assert len(client.get_metric_history(run.info.run_id, "obj/value")) == 1
 
 
+def test_a_run_in_parts_goes_on_after_a_failure(client: Any, mirror: Mirror, question: Question) -> None:
+    whole = Entry(experiment=question.experiment, key="full/a/1", name="full/a", tags=question.tags("full"), time=7)
+    first = replace(whole, params={"model": "1m"}, metrics=[("loss", 3.0, 1), ("loss", 2.0, 2)], part="open")
+    failed = replace(whole, error="killed", texts={"failure.txt": "killed"}, part="last")
+    parts = [first, failed, replace(whole, metrics=[("loss", 1.0, 3)], part="open"), replace(whole, part="last")]
+    states = []
+    for entry in parts:
+        for _ in range(2):  # a courier that died before it made its mark writes again
+            mirror.write(entry)
+        (run,) = shown(client, question, kind="full")
+        states.append(run.info.status)
+    assert states == ["RUNNING", "FAILED", "RUNNING", "FINISHED"]
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert [(point.step, point.value) for point in history] == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    assert run.data.params == {"model": "1m"}
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["failure.txt"]
+
+
 def test_a_changed_answer_replaces_the_old_one(
     client: Any, mirror: Mirror, question: Question, results: dict[str, Any]
 ) -> None:

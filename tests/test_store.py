@@ -48,6 +48,21 @@ def test_diverged_runs_are_done_and_crashed_ones_are_not(records: list[RunRecord
     assert len(list(scratch.rglob("*.crashed.json"))) == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (
+            "Traceback (most recent call last):\n  ...\nmixopt.errors.JobError: policy: needs a: b.\n",
+            "policy: needs a: b.",
+        ),
+        ("Traceback (most recent call last):\n  ...\nValueError: no number\n", "ValueError: no number"),
+        ("", ""),
+    ],
+)
+def test_why_a_run_failed_is_a_line_without_our_module_names(records: list[RunRecord], error: str, why: str) -> None:
+    assert replace(records[0], error=error).why == why
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"spec": 1}'])
 def test_a_damaged_file_is_named(records: list[RunRecord], scratch: Path, content: str) -> None:
     store = Store(scratch)

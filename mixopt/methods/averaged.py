@@ -32,9 +32,7 @@ def recommend(study: Study) -> Recommendation:
     """
     run, space = study.swarm.records[-1], study.space
     if run.error:
-        raise RunFailed(
-            f"run {run.spec.id}: {run.error.strip().splitlines()[-1]}. A lower proxies.learning_rate helps."
-        )
+        raise RunFailed(f"run {run.spec.id}: {run.why}. A lower proxies.learning_rate helps.")
     policy: Any = run.spec.feed
     own = policy.answer(policy.load(run.state))
     notes = ["No law predicts this mixture: it is the mean of the proportions that one run went through."]

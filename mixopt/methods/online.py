@@ -82,9 +82,7 @@ def recommend(method: Adapting, study: Study, rng: np.random.Generator) -> Recom
     """
     run, space = study.swarm.records[-1], study.space
     if run.error:
-        raise RunFailed(
-            f"run {run.spec.id}: {run.error.strip().splitlines()[-1]}. A lower proxies.learning_rate helps."
-        )
+        raise RunFailed(f"run {run.spec.id}: {run.why}. A lower proxies.learning_rate helps.")
     violations = space.violations(run.mixture)
     evidence: dict[str, Any] = {"how": "followed", "proposer_notes": tuple(_notes(run, violations))}
     if not violations:
@@ -103,8 +101,11 @@ def _notes(run: RunRecord, violations: Sequence[str]) -> Iterator[str]:
     yield in_words(run.schedule)
     if violations:
         yield f"That mean is not allowed here, the nearest allowed mixture is given: {'; '.join(violations)}."
-    if share := told(run.spec.feed, run.state).get("probe_share"):
+    said = told(run.spec.feed, run.state)
+    if share := said.get("probe_share"):
         yield f"{100 * share:.0f} % of that run's tokens went to probes, whose mean is the uniform mixture."
+    if cut := said.get("cut_rounds"):
+        yield f"In {cut:.0f} rounds a scarce domain cut a probe short, and the mixture stayed as it was."
 
 
 def in_words(schedule: Schedule) -> str:
