@@ -8,9 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset, IterableDataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mixopt.backends import make
+from mixopt.backends.axolotl import kept_of, passes
 from mixopt.backends.base import deviation, number
+from mixopt.backends.blocks import apportion
+from mixopt.backends.easydel import counts_of as easydel_counts_of
+from mixopt.backends.fairseq2 import chances
+from mixopt.backends.levanter import counts_of as levanter_counts_of
 from mixopt.backends.megatron import Megatron, blend_of, samples_of
 from mixopt.backends.olmo_core import OlmoCore
 from mixopt.backends.streaming import samples_of as streaming_samples_of
@@ -163,14 +170,186 @@ def test_streaming_rounds_down_and_gives_the_shortfall_to_streams_by_lot():
         streaming_samples_of({**streams, "d": {"repeat": 2.0}}, 1000, 9176)
 
 
-def test_streaming_refuses_references_and_durations_that_do_not_add_up(tmp_path):
+def test_llm_foundry_refuses_references_and_durations_that_do_not_add_up(tmp_path):
     with pytest.raises(ExportError, match="OmegaConf"):
-        make("streaming").export(plan_of({"${oc.env:HOME}": 1.0}), tmp_path)
-    make("streaming").export(SCHEDULE, tmp_path)
+        make("llm-foundry").export(plan_of({"${oc.env:HOME}": 1.0}), tmp_path)
+    make("llm-foundry").export(SCHEDULE, tmp_path)
     path = tmp_path / "llm_foundry.yaml"
     path.write_text(path.read_text().replace("duration: 2000000000tok", "duration: 1000000000tok"))
     with pytest.raises(ExportError, match="sum to max_duration"):
-        make("streaming").read_back(tmp_path)
+        make("llm-foundry").read_back(tmp_path)
+
+
+# Levanter, and blocks
+
+
+def test_levanter_rounds_down_and_gives_the_rest_to_the_largest():
+    """_compute_expected_counts_per_block, marin-levanter 0.2.20, with its default block."""
+    assert levanter_counts_of({"a": 0.5, "b": 0.3, "c": 0.2}, 2048) == {"a": 1025, "b": 614, "c": 409}
+    assert levanter_counts_of({"a": 5.0, "b": 3.0, "c": 2.0}, 2048) == {"a": 1025, "b": 614, "c": 409}
+    assert levanter_counts_of({"a": 1.0, "b": 4e-4, "z": 0.0}, 2048) == {"a": 2048, "b": 0}, "what must not happen"
+    with pytest.raises(ExportError, match="at most 65535"):
+        levanter_counts_of({"a": 1.0}, 2**16)
+    for weights in ({"a": 0.0}, {"a": 1.5, "b": -0.5}):
+        with pytest.raises(ExportError, match="positive sum"):
+            levanter_counts_of(weights, 64)
+
+
+@pytest.mark.parametrize("step", ["0", "3813", "3815"])
+def test_levanter_needs_stages_at_whole_blocks(step, tmp_path):
+    make("levanter").export(SCHEDULE, tmp_path)
+    path = tmp_path / "levanter.yaml"
+    text = path.read_text()
+    assert "    - - 3814\n" in text
+    path.write_text(text.replace("- - 3814", f"- - {step}"))
+    with pytest.raises(ExportError, match="at whole blocks of 1024"):
+        make("levanter").read_back(tmp_path)
+
+
+def test_levanter_keeps_phases_apart(tmp_path):
+    """Rounding errors that cancel over the run are errors of both phases."""
+    one, two = {"code": 0.7, "math": 0.0, "web": 0.3}, {"code": 0.3, "math": 0.0, "web": 0.7}
+    make("levanter").export(plan_of(one, two, starts=(0, TARGET // 2)), tmp_path)
+    data = parse_as_pyyaml((tmp_path / "levanter.yaml").read_text())["data"]
+    for (_, weights), meant in zip(data["train_weights"], (one, two), strict=True):
+        assert weights["web"] == pytest.approx(meant["web"], abs=3e-4), "19 of a block of 64 would be 0.297"
+
+
+@pytest.mark.parametrize("name", ["levanter", "easydel"])
+def test_blocks_refuse_what_they_cannot_hold(name, tmp_path):
+    tiny = plan_of({"a": 1 - 1e-6, "b": 1e-6})
+    with pytest.raises(ExportError, match=f"{name}: below half a sample of a block: b 1e-06"):
+        make(name, tail="raise").export(tiny, tmp_path)
+    with pytest.raises(ExportError, match="even when pooled"):
+        make(name, tail="pool").export(tiny, tmp_path)
+    make(name, tail="pool").export(plan_of({"a": 1 - 2e-4, "b": 1e-4, "c": 1e-4}), tmp_path)
+    assert make(name).read_back(tmp_path)
+    short = plan_of(THREE, LATE, starts=(0, TARGET - 10_000))
+    with pytest.raises(ExportError, match=f"{name}: a phase is shorter than one block of 64 samples"):
+        make(name).export(short, tmp_path)
+    with pytest.raises(ExportError, match=f"{name}: a phase is shorter than one block"):
+        make(name).export(plan_of(THREE, target=10_000), tmp_path)
+
+
+@given(st.lists(st.floats(1e-12, 1), min_size=1, max_size=64), st.integers(6, 17))
+@settings(max_examples=100, deadline=None)
+def test_counts_of_a_block_are_whole_near_and_never_zero(amounts, power):
+    block, drawn = 2**power, {f"d{k}": amount for k, amount in enumerate(amounts)}
+    counts = apportion(drawn, block)
+    assert sum(counts.values()) == block
+    assert min(counts.values()) >= 1
+    exact = {name: block * amount / math.fsum(drawn.values()) for name, amount in drawn.items()}
+    raised = sum(1 for amount in exact.values() if amount < 1)
+    assert all(abs(counts[name] - exact[name]) <= 1 + raised for name in drawn)
+    weights = {name: count / block for name, count in counts.items()}
+    assert easydel_counts_of(weights, block) == counts
+    if power < 16:
+        assert levanter_counts_of(weights, block) == counts
+
+
+# EasyDeL
+
+
+def test_easydel_checks_sums_and_names_of_every_point(tmp_path):
+    """MixStageConfig and WeightSchedulePoint, easydel 0.3.0: sums to 1e-6, the same names in every point."""
+    make("easydel").export(SCHEDULE, tmp_path)
+    path = tmp_path / "numbers.json"
+    text = path.read_text()
+    for k in (0, 1):
+        numbers = json.loads(text)
+        numbers["phases"][k]["weights"]["web"] += 2e-6
+        path.write_text(json.dumps(numbers))
+        with pytest.raises(ExportError, match="must sum to 1"):
+            make("easydel").read_back(tmp_path)
+    numbers = json.loads(text)
+    del numbers["phases"][1]["weights"]["math"]
+    path.write_text(json.dumps(numbers))
+    with pytest.raises(ExportError, match="the same datasets"):
+        make("easydel").read_back(tmp_path)
+
+
+def test_easydel_says_that_one_dataset_is_not_repeated(tmp_path):
+    for mixture, said in (({"code": 1.0, "web": 0.0}, True), ({"code": 0.5, "web": 0.5}, False)):
+        make("easydel").export(plan_of(mixture), tmp_path)
+        assert ("does not start again" in (tmp_path / "README.md").read_text()) is said
+
+
+def test_easydel_counts_documents_where_a_phase_begins(tmp_path):
+    """8e9 tokens of .3/700 + .2/1500 + .5/300 documents are 17,828,571; a block is 4096."""
+    make("easydel").export(SCHEDULE, tmp_path)
+    (_, second) = json.loads((tmp_path / "numbers.json").read_text())["phases"]
+    assert second["step"] == round(8e9 * (0.3 / 700 + 0.2 / 1500 + 0.5 / 300) / 4096) * 4096
+    assert f"document {second['step']:,} as whole blocks" in (tmp_path / "README.md").read_text()
+
+
+# axolotl
+
+
+def test_axolotl_keeps_whole_documents_and_never_none():
+    """_load_and_process_single_dataset, axolotl 0.21.0; SFTDataset.weight is in (0, 1]."""
+    assert kept_of(0.5, 1001) == 500 / 1001
+    assert kept_of(1e-9, 1001) == 1 / 1001
+    assert kept_of(1.0, 1001) == 1.0
+    assert kept_of(0.3, None) == 0.3
+    for weight in (0.0, -0.1, 1.0000001):
+        with pytest.raises(ExportError, match="above 0 and at most 1"):
+            kept_of(weight, 10)
+
+
+def test_axolotl_reads_whole_epochs_again(tmp_path):
+    web = PlannedDomain("web", 1000, 10.0)
+    assert passes(3300.0, web) == pytest.approx([1.0, 1.0, 1.0, 0.3])
+    assert passes(2000.0, web) == [1.0, 1.0]
+    assert passes(2000.1, web) == [1.0, 1.0], "a hundredth of a document"
+    assert passes(0.1, web) == pytest.approx([1e-4]), "a domain that is there at all has an entry"
+    make("axolotl").export(plan_of(THREE), tmp_path)
+    config = parse_as_pyyaml((tmp_path / "axolotl.yaml").read_text())
+    code = [entry["weight"] for entry in config["datasets"] if entry["path"] == "data/code.jsonl"]
+    assert code == pytest.approx([1, 1, 1, 0.3])
+    assert config["dataset_exact_deduplication"] is False, "or the further epochs were gone"
+
+
+def test_axolotl_pools_and_refuses_single_documents(tmp_path):
+    small = {"a": 1 - 1.2e-7, "b": 1e-7, "c": 2e-8}
+    with pytest.raises(ExportError, match="below one sample of the run: b 1e-07, c 2e-08"):
+        make("axolotl", tail="raise").export(plan_of(small), tmp_path)
+    with pytest.raises(ExportError, match="even when pooled"):
+        make("axolotl", tail="pool").export(plan_of(small), tmp_path)
+    make("axolotl", tail="pool").export(plan_of(small, target=13 * 10**9), tmp_path)
+    assert set(make("axolotl").read_back(tmp_path)) == {"a", "b"}
+
+
+# fairseq2
+
+
+def test_fairseq2_sums_in_single_precision():
+    """sample_data_source, fairseq2n 0.8: float32 sums, divided by the last of them."""
+    assert chances([1.0, 1.0]) == [0.5, 0.5]
+    assert chances([3.0, 1.0]) == [0.75, 0.25]
+    assert chances([1.0, 2.0**-26, 1.0]) == [0.5, 0.0, 0.5], "a weight that is lost in the sum is never drawn"
+    assert chances([0.3, 0.2, 0.5]) == pytest.approx([0.3, 0.2, 0.5], abs=2.0**-23)
+    for weights in ([0.0, 0.0], [1.5, -0.5]):
+        with pytest.raises(ExportError, match="positive sum"):
+            chances(weights)
+
+
+def test_fairseq2_pools_and_refuses_below_its_bits(tmp_path):
+    small = plan_of({"a": 1 - 1.2e-7, "b": 1e-7, "c": 2e-8}, target=10**12)
+    with pytest.raises(ExportError, match=r"2\*\*-24 of its documents: b 1e-07, c 2e-08"):
+        make("fairseq2", tail="raise").export(small, tmp_path)
+    with pytest.raises(ExportError, match="even when pooled"):
+        make("fairseq2", tail="pool").export(small, tmp_path)
+    more = plan_of({"a": 1 - 1.4e-7, "b": 1.2e-7, "c": 2e-8}, target=10**12)
+    make("fairseq2", tail="pool").export(more, tmp_path)
+    assert set(make("fairseq2").read_back(tmp_path)) == {"a", "b"}
+
+
+@pytest.mark.parametrize("name", ["easydel", "fairseq2"])
+def test_stacks_that_draw_documents_need_lengths(name, tmp_path):
+    plan = plan_of(THREE)
+    blind = Plan(TARGET, tuple(PlannedDomain(d.name, d.available_tokens) for d in plan.domains), plan.phases)
+    with pytest.raises(ExportError, match=f"{name}: .* mean_tokens_per_doc is not known for code, math, web"):
+        make(name).export(blind, tmp_path)
 
 
 # Hugging Face datasets

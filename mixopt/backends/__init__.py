@@ -8,8 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from mixopt.backends.axolotl import Axolotl
 from mixopt.backends.base import NUMBERS, Backend, Tail, deviation
+from mixopt.backends.easydel import EasyDel
+from mixopt.backends.fairseq2 import Fairseq2
 from mixopt.backends.hf_datasets import HFDatasets
+from mixopt.backends.levanter import Levanter
+from mixopt.backends.llm_foundry import LlmFoundry
 from mixopt.backends.megatron import Megatron
 from mixopt.backends.olmo_core import OlmoCore
 from mixopt.backends.streaming import Streaming
@@ -21,6 +26,11 @@ BACKENDS: dict[str, Callable[[Tail, int], Backend]] = {
     "olmo-core": lambda tail, sequence: OlmoCore(tail=tail, sequence=sequence),
     "hf-datasets": lambda tail, sequence: HFDatasets(tail=tail),
     "streaming": lambda tail, sequence: Streaming(tail=tail, sequence=sequence),
+    "levanter": lambda tail, sequence: Levanter(tail=tail, sequence=sequence),
+    "easydel": lambda tail, sequence: EasyDel(tail=tail),
+    "axolotl": lambda tail, sequence: Axolotl(tail=tail, sequence=sequence),
+    "fairseq2": lambda tail, sequence: Fairseq2(tail=tail, sequence=sequence),
+    "llm-foundry": lambda tail, sequence: LlmFoundry(tail=tail, sequence=sequence),
 }
 
 

@@ -3,20 +3,23 @@
 Source: RegMix-D (arXiv:2606.18663); docs/differences.md says how we differ.
 
     1. train one proxy on each of n static mixtures, as RegMix does, and keep its losses at every checkpoint
-    2. fit the transition of `mixopt.policies.regmixd`, the first interval and all later ones by ridge
+    2. fit the transition of `mixopt.policies.regmixd`
     3. for each interval, search the mixture with the lowest predicted objective at the end if it is trained from here on;
-       go on from the predicted losses (offline), or from those that the run measures (online)
+       go on with what was fed so far (offline), and with the losses that the run measures (online); offline a mixture that
+       is predicted to save less than a thousandth of the objective is no reason to switch
 
-What the swarm cannot tell is assumed: that a loss, and not how it came about, decides what a mixture does to it. Every
-run of the swarm trained one mixture from its start.
+What the swarm cannot tell is assumed: that what a run was trained on decides what it has learnt, and its order only by how
+much more the later tokens count. Every run of the swarm trained one mixture from its start.
 
 Shapes: R runs, D domains, M metrics, I intervals.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,11 +27,11 @@ import numpy as np
 from mixopt import quality
 from mixopt.designs import mixtures
 from mixopt.errors import JobError
-from mixopt.laws.transition import fit, out_of_fold, refuse_too_few
+from mixopt.laws.transition import at_the_end, fit, refuse_too_few
 from mixopt.limits import Trust
 from mixopt.methods import online as following
 from mixopt.mixture import FloatArray, Mixture, Schedule
-from mixopt.policies.regmixd import CANDIDATES, KEEP, RegMixD, Transition
+from mixopt.policies.regmixd import CANDIDATES, KEEP, RECENT, RegMixD, Transition
 from mixopt.policy import Fixed, OnlinePolicy, Scheduled
 from mixopt.proposers import simulate
 from mixopt.recommend import points
@@ -36,6 +39,8 @@ from mixopt.runs import RunSpec, Swarm
 from mixopt.study import Recommendation, Study
 
 KINDS = ("bpb", "loss")
+SAVES = 1e-3  # of the objective, predicted: below that a plan does not switch
+WEAK = 0.5  # of the variance over runs that is predicted of runs left out
 UNSURE = (
     "How sure the proportions of each phase are was not measured: regmixd has one transition and no others to compare."
 )
@@ -43,13 +48,15 @@ UNSURE = (
 
 @dataclass(frozen=True)
 class RegMixDynamic:
-    """Plan a mixture for each interval between checkpoints from how losses changed in a swarm of static runs.
+    """Plan when to switch between checkpoints, and to what, from the losses of a swarm of static runs.
 
     `online` leaves one proxy of the budget to a run that measures its losses at each switch and searches again;
-    without it the plan is made beforehand. `candidates` and `keep` as in RegMix, for each search.
+    without it the plan is made beforehand. A token at the part t of a run counts as t^recent, 0 for all alike. `candidates`
+    and `keep` as in RegMix, for each search.
     """
 
     online: bool = False
+    recent: float = RECENT
     candidates: int = CANDIDATES
     keep: int = KEEP
 
@@ -57,6 +64,8 @@ class RegMixDynamic:
         """Check the knobs."""
         if not 1 <= self.keep <= self.candidates:
             raise JobError(f"method.keep: must be between 1 and candidates, {self.candidates} (got {self.keep}).")
+        if not 0 <= self.recent < np.inf:
+            raise JobError(f"method.recent: must be 0 or more (got {self.recent}).")
 
     def learn(self, study: Study, rng: np.random.Generator) -> list[RunSpec]:
         """Step 1, with as many proxies as the budget leaves. Raises JobError for what this method cannot do."""
@@ -69,7 +78,7 @@ class RegMixDynamic:
 
     def policy(self, study: Study, rng: np.random.Generator) -> OnlinePolicy[Any]:
         """Online, the transition with the first mixture; else the plan."""
-        seen = Seen.of(study)
+        seen = Seen.of(study, self.recent)
         plan, _ = self._plan(study, seen, rng)
         if not self.online:
             return Scheduled(plan)
@@ -85,10 +94,10 @@ class RegMixDynamic:
         """The plan and its mean; online, what the last run went through. Raises SwarmError for too few good runs."""
         if self.online:
             return following.recommend(self, study, rng)
-        seen, objective = Seen.of(study), study.objective
+        seen, objective = Seen.of(study, self.recent), study.objective
         plan, L_M = self._plan(study, seen, rng)
         Y_RM = seen.L_RIM[:, -1] * seen.units_M
-        P_RM = out_of_fold(seen.law, seen.X_RD, seen.L_RIM) * seen.units_M
+        P_RM = quality.out_of_fold(at_the_end(seen.law.names, seen.law.metrics), seen.X_RD, Y_RM)
         metrics = dict(zip(objective.metrics, (L_M * seen.units_M).tolist(), strict=True))
         value, half = objective.value(metrics), quality.interval(Y_RM, P_RM, objective)
         fit = {"law": "transition", "runs": len(Y_RM)} | quality.describe(Y_RM, P_RM, objective)
@@ -105,19 +114,23 @@ class RegMixDynamic:
             plan.mean,
             predicted={"objective": value, **metrics},
             interval=(value - half, value + half) if half is not None else None,
-            evidence=evidence | {"proposer_notes": [following.in_words(plan)]},
+            evidence=evidence | {"proposer_notes": [following.in_words(plan), *_weak(Y_RM, P_RM, objective.metrics)]},
             policy=Scheduled(plan),
         )
 
     def _plan(self, study: Study, seen: Seen, rng: np.random.Generator) -> tuple[Schedule, FloatArray]:
-        """Step 3 offline: the phases, and the losses [M] predicted at their end."""
-        law, phases = seen.law, []
-        u_M = np.zeros(len(law.metrics))
-        for i, start in enumerate((0.0, *law.ends[:-1])):
-            p_D = simulate(partial(seen.score, i, u_M), study.space, rng, self.candidates, self.keep)
-            phases.append((start, Mixture.from_array(study.space.names, p_D / p_D.sum())))
-            u_M = law.next(i, p_D[None], u_M[None])[0]
-        return Schedule(tuple(phases)), law.losses(u_M[None])[0]
+        """Step 3 offline: the phases, a new one where it saves enough, and the losses [M] predicted at their end."""
+        law, names = seen.law, study.space.names
+        phases: list[tuple[float, Mixture]] = []
+        fed_D, now_D = np.zeros((2, len(names)))
+        for start, end in pairwise((0.0, *law.ends)):
+            found_D = simulate(partial(seen.score, fed_D), study.space, rng, self.candidates, self.keep)
+            switched, stayed = seen.score(fed_D, np.stack([found_D, now_D]))
+            if not phases or switched < (1 - SAVES) * stayed:
+                now_D = found_D / found_D.sum()
+                phases.append((start, Mixture.from_array(names, now_D)))
+            fed_D = fed_D + law.counts(start, end) * now_D
+        return Schedule(tuple(phases)), law.end(fed_D, now_D[None])[0]
 
 
 @dataclass(frozen=True)
@@ -135,7 +148,7 @@ class Seen:
     weights_M: FloatArray
 
     @classmethod
-    def of(cls, study: Study) -> Seen:
+    def of(cls, study: Study, recent: float) -> Seen:
         """Read the swarm, fit the transition. Raises SwarmError for runs it cannot use."""
         names, metrics, swarm = study.space.names, study.objective.metrics, study.swarm.good.records
         static = [r for r in swarm if isinstance(r.spec.feed, Fixed) and r.spec.proxy == study.proxy]
@@ -149,12 +162,22 @@ class Seen:
         L_RIM = np.array([[[measured[key] for key in keys] for _, measured in r.trajectory] for r in good])
         ends = [tokens / study.proxy.tokens for tokens, _ in good[0].trajectory]
         X_RD = Swarm(tuple(good)).mixtures_RD(names)
-        law = fit(names, domains, [*ends[:-1], 1.0], X_RD, L_RIM)
+        law = fit(names, domains, [*ends[:-1], 1.0], X_RD, L_RIM, recent)
         return cls(law, X_RD, L_RIM, units_M, study.objective.weights_M * units_M)
 
-    def score(self, i: int, u_M: FloatArray, p_ND: FloatArray) -> FloatArray:
-        """The objective [N] at the end if p is trained from interval i on, where u [M] was learnt before."""
-        return np.asarray(self.law.end(i, p_ND, u_M[None]) @ self.weights_M)
+    def score(self, fed_D: FloatArray, p_ND: FloatArray) -> FloatArray:
+        """The objective [N] at the end if p is trained from here on, where `fed_D` counts what was before."""
+        return np.asarray(self.law.end(fed_D, p_ND) @ self.weights_M)
+
+
+def _weak(Y_RM: FloatArray, P_RM: FloatArray, metrics: Sequence[str]) -> Iterator[str]:
+    """What a reader must know about metrics that the transition does not predict."""
+    fits = [(name, quality.r2(y_R, p_R)) for name, y_R, p_R in zip(metrics, Y_RM.T, P_RM.T, strict=True)]
+    if weak := [name for name, r2 in fits if r2 is not None and r2 < WEAK]:
+        yield (
+            f"Out of fold the transition explains less than half of how {', '.join(weak)} vary over the runs: what the plan "
+            "gives these domains is hardly more than a guess. More runs (proxies.count) help."
+        )
 
 
 def _refuse(study: Study, online: bool) -> None:

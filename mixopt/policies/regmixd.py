@@ -1,15 +1,17 @@
 """RegMix-D online: at each switch, the mixture from which the losses that were just measured fall the most by the end.
 
-With L_m the held-out loss m, interval i of the run, which trains the mixture p, takes it from L_m to L'_m:
+With L_m the held-out loss m, q the mean of what a run was trained on, and h_m the effective data of `mixopt.laws.effdata`:
 
-    u_m = ((L_m - c_m) / d_m)^-k_m                       what was learnt for m; 0 before training
-    u'_m = u_m + b_mi + A_mi . p
-    p_i = mean of the best candidates p by sum_m w_m L_m at the end, if p is trained in every interval that is left
+    u_m = ((L_m - c_m) / d_m)^(-1 / k_m)                     what was learnt for m
+    u_mi(q) = b_mi + a_mi h_m(q)                             what is expected of it after interval i
+    h_m(q) = sum_j w_mj (q_j + eps_j)^g_mj                   0 < g < 1: a domain teaches less the more of it was seen
+    x_m = u_m - u_mi(q)                                      what the loss just measured says beyond that
+    L_m(p) = c_m + d_m (u_mI(q') + 0.6 x_m)^-k_m             at the end, if p is trained in every interval that is left
+    p_i = mean of the best candidates p by sum_m w_m L_m(p)
 
-A swarm of static runs shows each loss only together with the mixture that led to it, so a free regression on both could
-not say which of the two counts. Here the loss alone says what was learnt before, and the mixture what is added: that
-is what makes "and if we switched now" a question that the swarm answers. Intervals differ by what they add, since the learning
-rate does.
+q' is the mean with p in all that is left. In these means a token at the part t of the run counts as t^recent. That the mean
+counts, that later tokens count more, and how much of a surprise lasts, is what runs that switch showed (docs/log.md):
+runs on static mixtures cannot tell.
 
 Shapes: N candidates, D domains in sorted order, M of them with a weight, I intervals.
 
@@ -34,48 +36,69 @@ from mixopt.space import MixtureSpace
 
 CANDIDATES, KEEP = 20_000, 32
 CONCENTRATION = 1.0  # mean of a domain's, in drawing candidates
-LEAST = 1e-3  # of L - c and of u, as parts of their sizes: beyond what was seen
+RECENT = 1.0  # `Transition.recent`
+LASTS = 0.6  # of what a loss says beyond what is expected, by the end
+LEAST = 1e-3  # of (L - c) / d and of u: beyond what was seen
 
 
 @dataclass(frozen=True)
 class Transition:
-    """What a swarm's checkpoints teach: from the losses at one switch, and a mixture, to those at the next.
+    """What a swarm's checkpoints teach: from what a run was trained on, and its losses at a switch, to those at its end.
 
-    `ends` are the intervals' ends as parts of a run; for each of `metrics`, `floor` is c, `size` d, `power` k,
-    `ridge` the strength of the ridge that learned them, and `steps` (b, A) of every interval.
+    `ends` are the intervals' ends as parts of a run; for each of `metrics`, `floor` is c, `size` d, `power` k, `worth` w [D],
+    `bend` g [D], `grown` a [I] and `rest` b [I]; `least` is eps [D], `recent` the power by which later tokens count more.
     """
 
     names: tuple[str, ...]
     metrics: tuple[str, ...]
     ends: tuple[float, ...]
+    recent: float
     floor: tuple[float, ...]
     size: tuple[float, ...]
     power: tuple[float, ...]
-    ridge: tuple[float, ...]
-    steps: tuple[tuple[tuple[float, ...], ...], ...]
+    worth: tuple[tuple[float, ...], ...]
+    bend: tuple[tuple[float, ...], ...]
+    least: tuple[float, ...]
+    grown: tuple[tuple[float, ...], ...]
+    rest: tuple[tuple[float, ...], ...]
 
-    def learnt(self, L_M: FloatArray) -> FloatArray:
-        """What losses [M] say was learnt: u [M]."""
-        return np.asarray(np.maximum((L_M - self.floor) / self.size, LEAST) ** -np.array(self.power))
+    def counts(self, start: float, end: float) -> float:
+        """How much of a whole run the tokens from one part of it to another count."""
+        return float(end ** (self.recent + 1) - start ** (self.recent + 1))
+
+    def effective(self, q_ND: FloatArray) -> FloatArray:
+        """The effective data h [N, M] of mixtures [N, D]."""
+        log_ND = np.log(q_ND + np.array(self.least))
+        return np.stack([np.exp(log_ND * g_D) @ w_D for g_D, w_D in zip(*self._each_MD, strict=True)], axis=1)
+
+    def learnt(self, i: int, q_ND: FloatArray) -> FloatArray:
+        """What is expected to be learnt [N, M] after interval i of runs whose means these are."""
+        return np.asarray(self._rest_MI[:, i] + self._grown_MI[:, i] * self.effective(q_ND))
 
     def losses(self, u_NM: FloatArray) -> FloatArray:
         """Losses [N, M] of u [N, M]."""
-        return np.asarray(self.floor + np.array(self.size) * np.maximum(u_NM, LEAST) ** (-1 / np.array(self.power)))
+        return np.asarray(self.floor + np.array(self.size) * np.maximum(u_NM, LEAST) ** (-np.array(self.power)))
 
-    def next(self, i: int, p_ND: FloatArray, u_NM: FloatArray) -> FloatArray:
-        """What was learnt [N, M] after interval i on p, from that before it."""
-        step_MC = self._steps_MIC[:, i]
-        return np.asarray(u_NM + step_MC[:, 0] + p_ND @ step_MC[:, 1:].T)
+    def beyond(self, i: int, fed_D: FloatArray, L_M: FloatArray) -> FloatArray:
+        """What losses [M] after interval i say was learnt beyond what these tokens by domain let expect: x [M]."""
+        above_M = np.maximum((L_M - self.floor) / np.array(self.size), LEAST)
+        return np.asarray(above_M ** (-1 / np.array(self.power)) - self.learnt(i, fed_D[None] / fed_D.sum())[0])
 
-    def end(self, i: int, p_ND: FloatArray, u_NM: FloatArray) -> FloatArray:
-        """Losses [N, M] at the end if p is trained from interval i on."""
-        for k in range(i, len(self.ends)):
-            u_NM = self.next(k, p_ND, u_NM)
-        return self.losses(u_NM)
+    def end(self, fed_D: FloatArray, p_ND: FloatArray, x_M: FloatArray | float = 0.0) -> FloatArray:
+        """Losses [N, M] at the end if p is trained from here on; `fed_D` counts what was before."""
+        return self.losses(self.learnt(-1, fed_D + (1 - fed_D.sum()) * p_ND) + LASTS * x_M)
 
     @cached_property
-    def _steps_MIC(self) -> FloatArray:
-        return np.array(self.steps)
+    def _each_MD(self) -> tuple[FloatArray, FloatArray]:
+        return np.array(self.bend), np.array(self.worth)
+
+    @cached_property
+    def _grown_MI(self) -> FloatArray:
+        return np.array(self.grown)
+
+    @cached_property
+    def _rest_MI(self) -> FloatArray:
+        return np.array(self.rest)
 
 
 def candidates(space: MixtureSpace, seed: int, round: int, count: int) -> FloatArray:
@@ -88,11 +111,12 @@ def candidates(space: MixtureSpace, seed: int, round: int, count: int) -> FloatA
 
 @dataclass(frozen=True)
 class State:
-    """`round` counts the intervals that are over."""
+    """`round` counts the intervals that are over, `fed` what counts of the tokens, in the order of the transition's domains."""
 
     names: tuple[str, ...]
     now: Mixture
     round: int
+    fed: tuple[float, ...]
     seen: int
     total: int
 
@@ -127,7 +151,7 @@ class RegMixD:
             raise JobError(
                 f"regmixd: learned from runs of {', '.join(self.transition.names)}; this run has {', '.join(names)}."
             )
-        return State(tuple(names), Mixture(self.first), 0, start.seen, start.total)
+        return State(tuple(names), Mixture(self.first), 0, (0.0,) * len(names), start.seen, start.total)
 
     def segment(self, state: State) -> Segment:
         """To the next switch."""
@@ -135,17 +159,19 @@ class RegMixD:
 
     def update(self, state: State, feedback: Feedback) -> State:
         """Where this was the end of an interval, search for the next: less than half a training step of it is left."""
-        law, i = self.transition, state.round + 1
-        left = round(law.ends[state.round] * state.total) - feedback.seen
-        if i == len(law.ends) or 2 * left >= feedback.step:
-            return replace(state, seen=feedback.seen)
+        law, i = self.transition, state.round
+        counts = law.counts(state.seen / state.total, feedback.seen / state.total)
+        fed_D = np.array(state.fed) + counts * (feedback.trained or state.now).array(law.names)
+        after = replace(state, fed=tuple(fed_D.tolist()), seen=feedback.seen)
+        if i + 1 == len(law.ends) or 2 * (round(law.ends[i] * state.total) - feedback.seen) >= feedback.step:
+            return after
         measured = dict(zip(state.names, feedback.signals["valid"], strict=True))
-        u_M = law.learnt(np.array([measured[name] for name in law.metrics]))
+        x_M = law.beyond(i, fed_D, np.array([measured[name] for name in law.metrics]))
         w_M = np.array([self.weights[name] for name in law.metrics])
-        drawn_ND = candidates(self._space, self.seed, i, self.candidates)
-        order_N = np.argsort(law.end(i, drawn_ND, u_M[None]) @ w_M, kind="stable")[: self.keep]
+        drawn_ND = candidates(self._space, self.seed, i + 1, self.candidates)
+        order_N = np.argsort(law.end(fed_D, drawn_ND, x_M) @ w_M, kind="stable")[: self.keep]
         p_D = drawn_ND[order_N].mean(axis=0)
-        return replace(state, now=Mixture.from_array(law.names, p_D / p_D.sum()), round=i, seen=feedback.seen)
+        return replace(after, now=Mixture.from_array(law.names, p_D / p_D.sum()), round=i + 1)
 
     @cached_property
     def _space(self) -> MixtureSpace:

@@ -22,7 +22,7 @@ from mixopt.backends.base import deviation, number, quoted, settle
 from mixopt.errors import ExportError, JobError
 from mixopt.handoff import Plan, PlannedDomain
 from mixopt.mixture import SUM_TOLERANCE, Mixture
-from mixopt.yaml_text import parse_as_pyyaml
+from mixopt.yaml_text import parse_as_pyyaml, parse_yaml
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "backends"
 SEQUENCE = 4096
@@ -107,25 +107,64 @@ def passes(plan: Plan) -> float:
     return sum(math.ceil(e) + 1 for e in plan.epochs.values()) * SEQUENCE / plan.target_tokens
 
 
+def block_of(plan: Plan) -> int:
+    """The largest block of sequences that both block stacks can have in each phase; levanter's largest is 2**15."""
+    return 2 ** min(15, int(math.log2(min(plan.tokens) / SEQUENCE)))
+
+
+def in_blocks(plan: Plan) -> float:
+    """One sample of a block for every domain, and what documents of other lengths make of it."""
+    return len(plan.names) * max(LENGTHS) / min(LENGTHS) / block_of(plan)
+
+
+def kept(plan: Plan) -> float:
+    """One document for every domain, and the one that is kept at least."""
+    return 2 * len(plan.names) * max(LENGTHS) / plan.target_tokens
+
+
+def single(plan: Plan) -> float:
+    """Sums in single precision, and a domain of documents of another length beside them."""
+    return len(plan.names) * max(LENGTHS) / min(LENGTHS) * 2.0**-23
+
+
 @dataclass(frozen=True)
 class Row:
     resolution: Callable[[Plan], float]
     files: tuple[str, ...]
     schedule: bool
+    yaml: str = ""
+    documents: bool = False
+    tail: str = "below one sample of the run"
+
+
+BLOCK = "below half a sample of a block"
+BITS = "below one document of the run or 2**-24 of its documents"
 
 
 ROWS = {
     "megatron": Row(samples, ("blend.txt", "numbers.json", "README.md"), True),
-    "olmo-core": Row(passes, ("sources.yaml", "numbers.json", "README.md"), False),
-    "hf-datasets": Row(lambda plan: 1e-12, ("mixture.py", "numbers.json", "README.md"), False),
-    "streaming": Row(samples, ("llm_foundry.yaml", "numbers.json", "README.md"), True),
+    "olmo-core": Row(passes, ("sources.yaml", "numbers.json", "README.md"), False, "sources.yaml"),
+    "hf-datasets": Row(lambda plan: 1e-12, ("mixture.py", "numbers.json", "README.md"), False, documents=True),
+    "streaming": Row(samples, ("mixture.py", "numbers.json", "README.md"), True),
+    "levanter": Row(in_blocks, ("levanter.yaml", "numbers.json", "README.md"), True, "levanter.yaml", tail=BLOCK),
+    "easydel": Row(in_blocks, ("mixture.py", "numbers.json", "README.md"), True, documents=True, tail=BLOCK),
+    "axolotl": Row(kept, ("axolotl.yaml", "numbers.json", "README.md"), False, "axolotl.yaml", documents=True),
+    "fairseq2": Row(
+        single, ("fairseq2.yaml", "numbers.json", "README.md"), False, "fairseq2.yaml", documents=True, tail=BITS
+    ),
+    "llm-foundry": Row(samples, ("llm_foundry.yaml", "numbers.json", "README.md"), True, "llm_foundry.yaml"),
 }
+YAML = [name for name, row in ROWS.items() if row.yaml]
 
 
 def left_out_by(name: str, plan: Plan) -> float:
     """The sum of the proportions that a stack cannot show in a run of this length."""
-    unit = {d.name: d.mean_tokens_per_doc if name == "hf-datasets" else SEQUENCE for d in plan.domains}
-    return sum(p for d, p in plan.mixture.items() if p * plan.target_tokens < unit[d])
+    length = {d.name: d.mean_tokens_per_doc if ROWS[name].documents else SEQUENCE for d in plan.domains}
+    rate = sum(p / length[d] for d, p in plan.mixture.items())
+    share = {d: p / length[d] / rate for d, p in plan.mixture.items()}
+    one = 1 / rate / plan.target_tokens
+    least = {BLOCK: 0.5 / block_of(plan), BITS: max(one, 2.0**-24)}.get(ROWS[name].tail, one)
+    return sum(p for d, p in plan.mixture.items() if share[d] < least)
 
 
 def allowed(name: str, plan: Plan) -> float:
@@ -169,15 +208,15 @@ def test_zeros_and_tails_are_left_out_and_listed(name, tmp_path):
     assert 'Left out, proportion 0: "z".' in page
     kept = make(name).read_back(tmp_path)
     assert "z" not in kept
-    if name == "hf-datasets":
+    if ROWS[name].documents and ROWS[name].tail not in (BLOCK, BITS):
         assert 'Left out, below one sample of the run: "subs".' in page, "500 tokens, where a document has 1500"
         assert {"law", "irc"} <= set(kept)
     else:
-        assert 'Left out, below one sample of the run: "irc", "law", "subs".' in page
+        assert f'Left out, {ROWS[name].tail}: "irc", "law", "subs".' in page
         assert "bio" in kept
 
 
-@pytest.mark.parametrize("name", ["megatron", "olmo-core", "streaming"])
+@pytest.mark.parametrize("name", ["megatron", "olmo-core", "streaming", "llm-foundry"])
 def test_the_tail_may_be_refused_or_pooled(name, tmp_path):
     small = plan_of(dict(TINY), target=TARGET)
     with pytest.raises(ExportError, match="below one sample of the run: irc 1e-07, law 2e-07, subs 5e-08"):
@@ -202,7 +241,7 @@ def test_a_schedule_is_exported_or_refused(name, tmp_path):
         return
     backend.export(SCHEDULE, tmp_path)
     batches = 512 * SEQUENCE / TARGET
-    assert deviation(SCHEDULE, backend, tmp_path) <= samples(SCHEDULE) + batches
+    assert deviation(SCHEDULE, backend, tmp_path) <= ROWS[name].resolution(SCHEDULE) + batches
     page = (tmp_path / "README.md").read_text()
     assert 'Left out in phase 1, proportion 0: "math".' in page
     assert "Phase 1 starts at token 8,000,000,000, " in page
@@ -222,8 +261,18 @@ GOLDENS = {
     "megatron": ("blend.txt", "megatron.txt"),
     # The fields of SourceMixtureConfig under `sources`, as SourceMixtureList.from_yaml reads them: ai2-olmo-core 3.0.0.
     "olmo-core": ("sources.yaml", "olmo_core.yaml"),
+    # The arguments of Stream and the epoch size of StreamingDataset: mosaicml-streaming 0.13.0.
+    "streaming": ("numbers.json", "streaming.json"),
     # The keys of build_text_dataloader and of Stream: llm-foundry 0.22.0, mosaicml-streaming 0.13.0.
-    "streaming": ("llm_foundry.yaml", "streaming.yaml"),
+    "llm-foundry": ("llm_foundry.yaml", "llm_foundry.yaml"),
+    # The fields of LmDataConfig and DatasetComponent: marin-levanter 0.2.20.
+    "levanter": ("levanter.yaml", "levanter.yaml"),
+    # The arguments of MixStageConfig and WeightSchedulePoint: easydel 0.3.0.
+    "easydel": ("numbers.json", "easydel.json"),
+    # The fields of SFTDataset under `datasets`, one entry for each pass: axolotl 0.21.0.
+    "axolotl": ("axolotl.yaml", "axolotl.yaml"),
+    # The fields of LMTrainDataSource under `sources`, beside those of LMTrainDatasetSection: fairseq2 0.8.1.
+    "fairseq2": ("fairseq2.yaml", "fairseq2.yaml"),
     # probabilities = proportions / mean tokens per document, normalised: .3/700, .2/1500, .5/300 of code, math, web.
     "hf-datasets": ("numbers.json", "hf_datasets.json"),
 }
@@ -236,10 +285,23 @@ def test_the_exact_syntax(name, tmp_path):
     assert (tmp_path / written).read_text() == (GOLDEN / golden).read_text()
 
 
-def test_the_exact_syntax_of_a_curriculum(tmp_path):
-    """CurriculumLearning in llm-foundry 0.22.0: a duration for the first mixture, then a list of the others."""
-    make("streaming").export(SCHEDULE, tmp_path)
-    assert (tmp_path / "llm_foundry.yaml").read_text() == (GOLDEN / "streaming_schedule.yaml").read_text()
+SCHEDULE_GOLDENS = {
+    # One epoch size and its proportions for each phase: mosaicml-streaming 0.13.0.
+    "streaming": ("numbers.json", "streaming_schedule.json"),
+    # CurriculumLearning in llm-foundry 0.22.0: a duration for the first mixture, then a list of the others.
+    "llm-foundry": ("llm_foundry.yaml", "llm_foundry_schedule.yaml"),
+    # `train_weights` of LmDataConfig in marin-levanter 0.2.20: pairs of a batch index and weights.
+    "levanter": ("levanter.yaml", "levanter_schedule.yaml"),
+    # WeightSchedulePoint in easydel 0.3.0: a step that counts documents, and weights of all datasets.
+    "easydel": ("numbers.json", "easydel_schedule.json"),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULE_GOLDENS)
+def test_the_exact_syntax_of_a_schedule(name, tmp_path):
+    written, golden = SCHEDULE_GOLDENS[name]
+    make(name).export(SCHEDULE, tmp_path)
+    assert (tmp_path / written).read_text() == (GOLDEN / golden).read_text()
 
 
 def test_the_lines_to_paste(tmp_path):
@@ -251,10 +313,18 @@ def test_the_lines_to_paste(tmp_path):
         ["--data-args-path", str(out / "megatron" / "blend.txt"), "--split", "990,8,2"]
         + ["--seq-length", "4096", "--train-samples", "2441407"]
     ]
-    cat, composer = make("streaming").command(out / "streaming")
-    assert shlex.split(cat) == ["cat", "base.yaml", str(out / "streaming" / "llm_foundry.yaml"), ">", "train.yaml"]
-    assert composer == "composer scripts/train/train.py train.yaml"
-    for name in ("olmo-core", "hf-datasets"):
+    steps = "--train_seq_len 4096 --trainer.train_batch_size 512 --trainer.num_train_steps 4769"
+    launches = {
+        "llm-foundry": ["composer scripts/train/train.py train.yaml"],
+        "axolotl": ["axolotl preprocess train.yaml", "axolotl train train.yaml"],
+        "fairseq2": ["python -m recipes.lm.train output --config-file train.yaml"],
+        "levanter": [f"python -m levanter.main.train_lm --config_path train.yaml {steps}"],
+    }
+    for name, launch in launches.items():
+        cat, *lines = make(name).command(out / name)
+        assert shlex.split(cat) == ["cat", "base.yaml", str(out / name / ROWS[name].yaml), ">", "train.yaml"]
+        assert lines == launch
+    for name in ("olmo-core", "hf-datasets", "streaming", "easydel"):
         compile("\n".join(make(name).command(out / name)), name, "exec")
     with pytest.raises(ExportError, match="Export again"):
         make("olmo-core").command(tmp_path / "nowhere")
@@ -275,14 +345,22 @@ def test_all_folders_appear_or_none(tmp_path):
         export_all(PLANS["three"], ["megatrn"], tmp_path)
 
 
-@pytest.mark.parametrize(("name", "file"), [("olmo-core", "sources.yaml"), ("streaming", "llm_foundry.yaml")])
+@pytest.mark.parametrize("name", YAML)
 @pytest.mark.parametrize("case", ["odd names", "tiny proportions"])
-def test_both_readers_of_yaml_see_the_same(name, file, case, tmp_path):
+def test_both_readers_of_yaml_see_the_same(name, case, tmp_path):
     make(name).export(PLANS[case], tmp_path)
-    content = parse_as_pyyaml((tmp_path / file).read_text())
-    assert content == yaml.safe_load((tmp_path / file).read_text(encoding="utf-8"))
-    if name == "streaming":
+    text = (tmp_path / ROWS[name].yaml).read_text(encoding="utf-8")
+    content = parse_as_pyyaml(text)
+    assert content == yaml.safe_load(text) == parse_yaml(text, name)
+    if name == "llm-foundry":
         assert list(content["train_loader"]["dataset"]["streams"]) == list(settle_all(PLANS[case]))
+
+
+@pytest.mark.parametrize("name", [name for name in YAML if ROWS[name].schedule])
+def test_both_readers_of_yaml_see_the_same_schedule(name, tmp_path):
+    make(name).export(SCHEDULE, tmp_path)
+    text = (tmp_path / ROWS[name].yaml).read_text(encoding="utf-8")
+    assert parse_as_pyyaml(text) == yaml.safe_load(text) == parse_yaml(text, name)
 
 
 def settle_all(plan: Plan) -> Mixture:
