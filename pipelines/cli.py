@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     threadpool_limits(1, user_api="blas")
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    for module in ("cli_tables", "cli_proxies", "cli_online", "cli_compare", "cli_full", "cli_feedback"):
+    for module in ("cli_tables", "cli_proxies", "cli_online", "cli_compare", "cli_full"):
         importlib.import_module(f"pipelines.{module}")  # registers its commands
     try:
         code = app(args=argv, standalone_mode=False, prog_name="mixopt")

@@ -1,4 +1,4 @@
-"""The command that trains the real model: train."""
+"""The commands around the real model: train, feedback."""
 
 from __future__ import annotations
 
@@ -46,3 +46,26 @@ def train(
     record = training.run(course, Bars(), say.lines)
     say.lines(training.ended(course, record))
     end(record, as_json)
+
+
+@app.command()
+def feedback(
+    run_dir: RunDirectory,
+    metrics: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another full run: a record.json, or JSON with parameters, tokens, metrics. Repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Did the real run do what the search predicted, and what should the next search know? Trains nothing.
+
+    Reads RUN_DIR/full/record.json and the files given, keeps the full runs in the store, and writes `feedback.json`. From two
+    runs of one size on different mixtures on, later searches carry their law to that size.
+
+    Example: `mixopt feedback runs/a --metrics runs/prior/full/record.json`
+    """
+    from pipelines import feedback as feeding_back
+
+    found = feeding_back.run(run_dir, metrics or [], Bars())
+    Terminal(to_stderr=as_json).feedback(found)
+    end(found, as_json)

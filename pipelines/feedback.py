@@ -44,7 +44,8 @@ def run(run_dir: Path, files: Sequence[Path], progress: Progress) -> dict[str, A
     job = load(run_dir / LOCK)
     plan = handoff.load(run_dir / "mixture.json")
     searched = _searched(run_dir, results, job)
-    asked = full_runs.Asked(plan, results["provenance"]["fingerprints"], results["name"])
+    about = results["provenance"]
+    asked = full_runs.Asked(plan, about["fingerprints"], about["data"], results["name"])
     runs = full_runs.read(run_dir, files, asked)
     ours = min(runs, key=lambda each: apart(each.mixture, plan.mixture))
     transfers = Transfers(Path(results["store"]))

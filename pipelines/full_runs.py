@@ -1,16 +1,14 @@
 """Full runs as they come in: the record that `mixopt train` wrote, or metrics of a run that another stack trained.
 
-    full.json   {"parameters": 1_200_000_000, "tokens": 25_000_000_000, "metrics": {"bpb/web": 0.81, ...},
-                 "mixture": {"web": 0.5, ...}, "model": "1b", "tokenizer": "..."}         or a list of such objects
-    full.csv    parameters,tokens,bpb/web,bpb/code,...   and where wanted   mixture/web,mixture/code,...,model,tokenizer
+    {"parameters": 1_200_000_000, "tokens": 25_000_000_000, "metrics": {"bpb/web": 0.81, ...},
+     "mixture": {"web": 0.5, ...}, "model": "1b", "tokenizer": "..."}         or a list of such objects
 
-Without a mixture a run is taken to have followed `mixture.json`. Metrics are bits per byte on the text that the search held
-out: those compare between tokenizers, losses in nats per token do not and are refused.
+Without a mixture such a run is taken to have followed `mixture.json`. Metrics are bits per byte on the text that the search
+held out: those compare between tokenizers, losses in nats per token do not and are refused.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -22,18 +20,25 @@ from mixopt.errors import DataError, JobError, did_you_mean
 from mixopt.handoff import Plan
 from mixopt.mixture import Mixture
 from mixopt.transfers import FullRun
+from mixopt.yaml_text import parse_yaml
+from pipelines.full import events
+from pipelines.full.course import EVENTS, LOCK, RECORD
 
-RECORD, SCHEMA = "full/record.json", "mixopt.full/v1"
+SCHEMA = "mixopt.full/v1"
 KNOWN = ("parameters", "tokens", "metrics", "mixture", "model", "tokenizer")
 BPB = "bpb/"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a run is read against: the plan that it was to follow, what its text is known by, and the search's name."""
+    """What a run is read against: the plan that it was to follow, what its text is known by, and the search's name.
+
+    `text` are the domains' fingerprints, `data` is that of all of them.
+    """
 
     plan: Plan
     text: Mapping[str, str]
+    data: str
     job: str
 
     @property
@@ -43,28 +48,65 @@ class Asked:
 
 
 def read(run_dir: Path, files: Sequence[Path], asked: Asked) -> list[FullRun]:
-    """The full runs of this run directory and these files, one at least.
+    """The full run of this run directory, where it has one, then those of the files: one at least.
 
     Raises JobError where there is none, DataError for what cannot be compared with the search.
     """
-    record = run_dir / RECORD
-    runs = [_recorded(_parse(record), str(record), asked)] if record.exists() else []
+    record = run_dir / "full" / RECORD
+    runs = []
+    if record.exists():
+        body = _parse(record)
+        _refuse_another(body, record, asked)
+        runs.append(_recorded(body, record, str(record), asked))
     for path in files:
         for where, body in _rows(path):
             recorded = body.get("schema") == SCHEMA
-            runs.append(_recorded(body, where, asked) if recorded else _given(body, where, asked))
+            runs.append(_recorded(body, path, where, asked) if recorded else _given(body, where, asked))
     if not runs:
-        raise JobError(
-            f"{record}: there is no full run here. Train one, `mixopt train {run_dir} --config full.yaml`, or give what "
-            f"another stack measured: --metrics full.json."
-        )
+        raise JobError(_none(run_dir))
     return runs
 
 
-def _recorded(body: Mapping[str, Any], where: str, asked: Asked) -> FullRun:
+def _none(run_dir: Path) -> str:
+    """What to say where nothing was trained to its end."""
+    again = f"mixopt train {run_dir} --config full.yaml"
+    told = events.read(run_dir / "full" / EVENTS)
+    target = next((event["target_tokens"] for event in told if event["kind"] == "start"), None)
+    if target is None:
+        return (
+            f"{run_dir / 'full' / RECORD}: there is no full run here. Train one, `{again}`, or give what another stack "
+            f"measured: --metrics full.json."
+        )
+    return (
+        f"{run_dir / 'full'}: the full run is not finished, {told[-1]['tokens']:,} of {target:,} tokens. Losses on the way "
+        f"to a lower learning rate say nothing of the end: go on with `{again}`."
+    )
+
+
+def _refuse_another(body: Any, record: Path, asked: Asked) -> None:
+    """Raise DataError for a run of another answer than this directory's."""
+    trained = body.get("mixture_id") if isinstance(body, Mapping) else None
+    if trained != asked.plan.id:
+        raise DataError(
+            f"{record}: the run trained mixture {trained}, mixture.json recommends {asked.plan.id}: the search was made again "
+            f"since, or the file was changed. Move {record.parent} away and train, or move it and give its record as "
+            f"--metrics: then it counts as a run on another mixture."
+        )
+
+
+def _recorded(body: Any, path: Path, where: str, asked: Asked) -> FullRun:
     """The run of a record: the mixture that it planned where that never changed, else what it drew."""
-    if body.get("schema") != SCHEMA:
-        raise DataError(f"{where}: unknown schema {body.get('schema')!r} (known: {SCHEMA!r}).")
+    if not isinstance(body, Mapping) or body.get("schema") != SCHEMA:
+        schema = body.get("schema") if isinstance(body, Mapping) else None
+        raise DataError(f"{where}: unknown schema {schema!r} (known: {SCHEMA!r}).")
+    lock = path.parent / LOCK
+    if lock.exists():
+        data = parse_yaml(lock.read_text(encoding="utf-8"), str(lock))["derived"]["data"]
+        if data != asked.data:
+            raise DataError(
+                f"{where}: the run read and was measured on other text ({data}) than the search ({asked.data}), so losses do "
+                f"not compare. Were the held-out documents the same? Then give its figures as --metrics full.json."
+            )
     planned = [mixture for _, mixture in body.get("trace") or ()]
     fixed = bool(planned) and all(mixture == planned[0] for mixture in planned)
     drawn = planned[0] if fixed else body.get("drawn")
@@ -146,44 +188,12 @@ def _count(body: Mapping[str, Any], key: str, where: str) -> int:
 
 def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """The runs of a file, each with the words that find it."""
-    if path.suffix.lower() == ".csv":
-        return _csv(path)
     body = _parse(path)
-    return (
-        [(f"{path}, run {k}", item) for k, item in enumerate(body)] if isinstance(body, list) else [(str(path), body)]
-    )
-
-
-def _csv(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    try:
-        lines = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise DataError(f"{path}: cannot be read as CSV in UTF-8 ({e}).") from e
-    if not lines:
-        raise DataError(f"{path}: no lines below the first, which names the columns.")
-    found = []
-    for k, line in enumerate(lines):
-        where = f"{path}, line {k + 2}"
-        body: dict[str, Any] = {"metrics": {}, "mixture": {}}
-        for column, cell in ((c.strip(), (v or "").strip()) for c, v in line.items() if c and c.strip() and v):
-            group, slash, name = column.partition("/")
-            if slash and group in ("bpb", "loss"):
-                body["metrics"][column] = _number(cell, f"{where}: {column}")
-            elif slash and group == "mixture":
-                body["mixture"][name] = _number(cell, f"{where}: {column}")
-            elif column in ("parameters", "tokens"):
-                body[column] = _number(cell, f"{where}: {column}")
-            else:
-                body[column] = cell
-        found.append((where, body))
-    return found
-
-
-def _number(cell: str, where: str) -> float:
-    try:
-        return float(cell.replace("_", ""))
-    except ValueError:
-        raise DataError(f"{where}: must be a number (got {cell!r}).") from None
+    rows = [(str(path), body)] if isinstance(body, dict) else [(f"{path}, run {k}", row) for k, row in enumerate(body)]
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: must be an object (got {row!r}).")
+    return rows
 
 
 def _parse(path: Path) -> Any:

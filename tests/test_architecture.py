@@ -29,7 +29,7 @@ HOMES = {
     "mlflow": ["pipelines/mlflow_tracker.py"],
     "typer": [
         f"pipelines/{name}.py"
-        for name in ("cli", "cli_compare", "cli_feedback", "cli_full", "cli_online", "cli_proxies", "cli_tables")
+        for name in ("cli", "cli_compare", "cli_full", "cli_online", "cli_proxies", "cli_tables")
     ],
     "threadpoolctl": ["pipelines/cli.py"],
     "rich": ["pipelines/progress.py", "pipelines/terminal.py"],

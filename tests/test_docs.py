@@ -12,7 +12,6 @@ import pytest
 import typer
 
 import pipelines.cli_compare
-import pipelines.cli_feedback
 import pipelines.cli_full
 import pipelines.cli_online
 import pipelines.cli_proxies
