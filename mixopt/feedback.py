@@ -4,7 +4,7 @@ A larger model has lower losses everywhere, so the level of a run proves no mixt
 the proxies' law to what was measured is split into its mean and what each domain does beside the mean: that part mixes what
 size does to a domain with what the law got wrong, and one run cannot tell them apart. Two runs of one scale on different
 mixtures measure a gain, and a gain compares with what was predicted. From then on the law itself can be carried to that
-scale (`methods.transferred`), and the next search does so.
+scale (`methods.transferred`), and the next search does so: what it predicts is of that scale, level included.
 
 Gains are differences in bits per byte; positive: the run's mixture is better.
 
@@ -39,39 +39,45 @@ SCHEMA = "mixopt.feedback/v1"
 class Searched:
     """What the search knew and was asked for.
 
-    `law` is fitted to `swarm`, mixtures [R, D] and metrics [R, M]; both None for methods without a law. `arms` are
-    validated mixtures with their mean metrics, `validation` the search's own words on them. `kl` is the method's pull to
-    the prior.
+    `law` is fitted to `swarm`, mixtures [R, D] and metrics [R, M]; both None for methods without a law. `carried` is that
+    law at the scale of the full runs that moved the search's answer, if any did, and `at` the scale of what it predicts.
+    `arms` are validated mixtures with their mean metrics, `validation` the search's own words on them. `kl` is the
+    method's pull to the prior.
     """
 
     space: MixtureSpace
     objective: Objective
     proxies: Scale
     target: Scale
+    at: Scale
     arms: Mapping[str, tuple[Mixture, Mapping[str, float]]]
     validation: Mapping[str, Any] | None = None
     law: Law | None = None
     law_name: str | None = None
     swarm: tuple[FloatArray, FloatArray] | None = None
     kl: float = 0.0
+    carried: Carried | None = None
 
     def arm(self, mixture: Mixture) -> str | None:
         """The validated arm of this mixture."""
         return next((name for name, (other, _) in self.arms.items() if apart(mixture, other) < SAME_MIXTURE), None)
 
     def metrics(self, mixture: Mixture) -> tuple[FloatArray, str] | None:
-        """What the proxies say of a mixture [M], and who of them: the law, or its validation where there is no law."""
-        if self.law is not None:
-            return self.law.predict(mixture.array(self.space.names)[None])[0], "law"
+        """What the search says of a mixture [M], and who of it: the law, or its validation where there is no law."""
+        law = self.carried.law if self.carried else self.law
+        if law is not None:
+            return law.predict(mixture.array(self.space.names)[None])[0], "law"
         if (arm := self.arm(mixture)) is not None:
             return np.array([self.arms[arm][1][metric] for metric in self.objective.metrics]), "validation"
         return None
 
     def plausible(self, rng: np.random.Generator) -> list[Law]:
-        """Laws that the swarm leaves plausible beside the fitted one; none where that cannot be said."""
+        """Laws that all runs known to the search leave plausible; none where that cannot be said."""
         if self.law is None or self.swarm is None:
             return []
         try:
+            if self.carried:
+                return self.carried.draws(rng)
             return plausible.plausible(self.law, *self.swarm, rng)
         except SwarmError:
             return []
@@ -81,11 +87,12 @@ def document(searched: Searched, run: FullRun, known: Sequence[FullRun], rng: np
     """All that is found out, as plain data. `known` are the full runs on this text that the store has, `run` among them."""
     others = comparable(known, run) if run.fixed else []
     again = rng.spawn(1)[0]
-    found = {
+    found: dict[str, Any] = {
         "step": step(searched, run),
         "gains": gains(searched, run, others, rng),
         "next": following(searched, run, known, again),
     }
+    found["verdict"] = verdict(searched, run, found["gains"])
     return {
         "schema": SCHEMA,
         "run": {**run.to_json(), "id": run.id},
@@ -99,9 +106,9 @@ def document(searched: Searched, run: FullRun, known: Sequence[FullRun], rng: np
 
 
 def step(searched: Searched, run: FullRun) -> dict[str, Any] | None:
-    """From what the proxies say of the run's mixture to what was measured: the objective's step, each metric beside it.
+    """From what the search says of the run's mixture to what was measured: the objective's step, each metric beside it.
 
-    None where the proxies say nothing of this mixture.
+    None where the search says nothing of this mixture.
     """
     if (known := searched.metrics(run.mixture)) is None:
         return None
@@ -112,6 +119,8 @@ def step(searched: Searched, run: FullRun) -> dict[str, Any] | None:
     rows = zip(objective.metrics, predicted_M, measured_M, change_M, strict=True)
     return {
         "by": by,
+        "of": {"parameters": searched.at.parameters, "tokens": searched.at.tokens},
+        "this_scale": searched.at.same(run.scale),
         "objective": {
             "predicted": float(predicted_M @ objective.weights_M),
             "measured": float(measured_M @ objective.weights_M),
@@ -128,7 +137,7 @@ def step(searched: Searched, run: FullRun) -> dict[str, Any] | None:
 def gains(
     searched: Searched, run: FullRun, others: Sequence[FullRun], rng: np.random.Generator
 ) -> list[dict[str, Any]]:
-    """The run against each other mixture of its scale: measured, and as the proxies expected. The prior comes first."""
+    """The run against each other mixture of its scale: measured, and as the search expected. The prior comes first."""
     rivals = [other for other in others if apart(other.mixture, run.mixture) >= SAME_MIXTURE]
     laws = searched.plausible(rng) if rivals else []
     found = [_gain(searched, run, other, laws) for other in rivals]
@@ -162,6 +171,30 @@ def _gain(searched: Searched, run: FullRun, other: FullRun, laws: Sequence[Law])
     }
 
 
+def verdict(searched: Searched, run: FullRun, gains: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Whether the prediction held, in one sentence: of the gain over the prior, or over what else was trained.
+
+    `held` is None where nothing was predicted or nothing can be compared.
+    """
+    if not gains:
+        why = "no other mixture was trained at this scale" if run.fixed else "the mixture changed on the way"
+        return {"held": None, "says": f"Whether the prediction holds is not known: it is of a gain, and {why}."}
+    gain = gains[0]
+    if (expected := gain["predicted"]) is None:
+        return {"held": None, "says": f"Nothing was predicted of the gain over {gain['against']}."}
+    if gain["interval"]:
+        low, high = gain["interval"]
+    else:  # only the direction was predicted
+        low, high = (0.0, np.inf) if expected >= 0 else (-np.inf, 0.0)
+    held = bool(low <= gain["measured"] <= high)
+    word = "held" if held else "was exceeded" if gain["measured"] > high else "did not hold"
+    says = (
+        f"The prediction {word}: over {gain['against']} {expected:+.4f} bits per byte were predicted{_span(gain)}, "
+        f"{gain['measured']:+.4f} measured."
+    )
+    return {"held": held, "says": says}
+
+
 def following(searched: Searched, run: FullRun, known: Sequence[FullRun], rng: np.random.Generator) -> dict[str, Any]:
     """What the next search for the same target will do with the runs known, and the mixture that it would propose."""
     used = telling(known, searched.proxies, searched.target)
@@ -185,12 +218,21 @@ def following(searched: Searched, run: FullRun, known: Sequence[FullRun], rng: n
     gain = {"value": float(there_2[0] - there_2[1]), "low": float(low), "high": float(high)}
     mixture = dict(zip(names, found.p_D.tolist(), strict=True))
     why = f"{len(used)} full runs on {len(mixtures(used))} mixtures at one scale carry the swarm's law to it."
-    return body | {"used": True, "why": why, "scale": scale, "mixture": mixture, "gain": gain}
+    best = float((carried.full[1] @ objective.weights_M).min())
+    return body | {
+        "used": True,
+        "why": why,
+        "scale": scale,
+        "mixture": mixture,
+        "gain": gain,
+        "expected": float(there_2[1]),
+        "best_run": best,
+    }
 
 
 def says(searched: Searched, run: FullRun, found: Mapping[str, Any]) -> list[str]:
     """What it comes to, in sentences: what is known now, and what is not."""
-    told = _step_says(searched, found["step"])
+    told = [found["verdict"]["says"], *_step_says(searched, found["step"])]
     told += [_gain_says(gain, len(searched.objective.metrics)) for gain in found["gains"]]
     if not run.fixed:
         told.append("The mixture changed during this run, so that no other run's gain can be told from its path.")
@@ -212,10 +254,11 @@ def _step_says(searched: Searched, step: Mapping[str, Any] | None) -> list[str]:
     objective, rows = step["objective"], step["metrics"]
     source = f"the law {searched.law_name}" if step["by"] == "law" else "the validation"
     direction = "less" if objective["change"] < 0 else "more"
+    size = "this" if step["this_scale"] else "the proxies'" if searched.carried is None else "the earlier full runs'"
+    whose = "" if step["this_scale"] else ", most of it the size's doing"
     measured = (
         f"The full run measured an objective of {objective['measured']:.4f} bits per byte where {source} has "
-        f"{objective['predicted']:.4f} for the proxies' size: {abs(objective['change']):.4f} {direction}, most of it the "
-        f"size's doing."
+        f"{objective['predicted']:.4f} for {size} size: {abs(objective['change']):.4f} {direction}{whose}."
     )
     told = [measured]
     if step["order"] is not None:
@@ -236,17 +279,19 @@ def _gain_says(gain: Mapping[str, Any], metrics: int) -> str:
     did = f"saves {gain['measured']:.4f}" if gain["measured"] >= 0 else f"costs {-gain['measured']:.4f}"
     said = f"Against {gain['against']}, trained at the same scale, the mixture {did} bits per byte"
     if gain["predicted"] is None:
-        return f"{said}; the proxies predicted nothing of that."
-    span = (
-        f", {100 * LEVEL:g} % interval {gain['interval'][0]:+.4f} to {gain['interval'][1]:+.4f}"
-        if gain["interval"]
-        else ""
-    )
+        return f"{said}; the search predicted nothing of that."
     kept = f", {100 * gain['kept']:.0f} % of it arrived" if gain["kept"] is not None and gain["predicted"] > 0 else ""
     return (
-        f"{said}; the proxies predicted {gain['predicted']:+.4f}{span}{kept}. "
-        f"{gain['same_direction']} of {metrics} metrics moved the way they said."
+        f"{said}; the search predicted {gain['predicted']:+.4f}{_span(gain)}{kept}. "
+        f"{gain['same_direction']} of {metrics} metrics moved the way it said."
     )
+
+
+def _span(gain: Mapping[str, Any]) -> str:
+    if not gain["interval"]:
+        return ""
+    low, high = gain["interval"]
+    return f" ({100 * LEVEL:g} % interval {low:+.4f} to {high:+.4f})"
 
 
 def _next_says(following: Mapping[str, Any]) -> str:
@@ -256,7 +301,8 @@ def _next_says(following: Mapping[str, Any]) -> str:
     return (
         f"{following['why']} The next search in this store will propose from there. It expects "
         f"{gain['value']:+.4f} bits per byte of its mixture against this run's "
-        f"({100 * LEVEL:g} % interval {gain['low']:+.4f} to {gain['high']:+.4f})."
+        f"({100 * LEVEL:g} % interval {gain['low']:+.4f} to {gain['high']:+.4f}), an objective of "
+        f"{following['expected']:.4f}; the best of these runs measured {following['best_run']:.4f}."
     )
 
 

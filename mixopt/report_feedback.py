@@ -33,7 +33,7 @@ def measured_gain(results: Results) -> bool:
 
 def _gains(gains: Sequence[Mapping[str, Any]]) -> Table:
     decimals = places(gain["measured"] for gain in gains)
-    header = ("Gain against", "Proxies' law", "90 % interval", "Proxies, validated", "Full runs", "Arrived")
+    header = ("Gain against", "Predicted", "90 % interval", "Proxies, validated", "Full runs", "Arrived")
     rows = []
     for gain in gains:
         (low, high), validated = gain["interval"] or (None, None), (gain["validated"] or {}).get("mean")
@@ -55,7 +55,7 @@ def _step(metrics: Mapping[str, Mapping[str, float]]) -> Table:
         )
         for name in shown
     ]
-    return Table(("Held-out", "Proxies say", "Full run", "Step", "Beside the mean step"), rows, "lrrrr")
+    return Table(("Held-out", "Predicted", "Full run", "Step", "Beside the mean step"), rows, "lrrrr")
 
 
 def _next(trained: Mapping[str, float], following: Mapping[str, float]) -> Table:

@@ -22,7 +22,7 @@ from mixopt.errors import JobError, SwarmError
 from mixopt.files import write_atomically
 from mixopt.job import Job, load
 from mixopt.laws import make
-from mixopt.methods.transferred import Transferred
+from mixopt.methods.transferred import Carried, Transferred
 from mixopt.mixture import FloatArray, Mixture
 from mixopt.progress import Progress
 from mixopt.quality import own_domains
@@ -43,7 +43,6 @@ def run(run_dir: Path, files: Sequence[Path], progress: Progress) -> dict[str, A
     results = _results(run_dir)
     job = load(run_dir / LOCK)
     plan = handoff.load(run_dir / "mixture.json")
-    searched = _searched(run_dir, results, job)
     about = results["provenance"]
     asked = full_runs.Asked(plan, about["fingerprints"], about["data"], results["name"])
     runs = full_runs.read(run_dir, files, asked)
@@ -52,6 +51,7 @@ def run(run_dir: Path, files: Sequence[Path], progress: Progress) -> dict[str, A
     new = [each.id for each in runs if transfers.add(each)]
     with progress.task("compare with the prediction", None):
         known = transfers.about(asked.text)
+        searched = _searched(run_dir, results, job, known)
         found = feedback.document(searched, ours, known, np.random.default_rng([job.seed, 2]))
     body = found | {"recorded": new, "notes": _notes(ours, plan, asked)}
     write_atomically(run_dir / FEEDBACK, json.dumps(body, indent=1, allow_nan=False) + "\n")
@@ -72,11 +72,14 @@ def advised(method: Method, job: Job, study: Study, text: Mapping[str, str], sto
     return method, [f"{len(known)} recorded full runs on this text were not used: {why} (mixopt feedback says more)."]
 
 
-def _searched(run_dir: Path, results: Mapping[str, Any], job: Job) -> feedback.Searched:
-    """What the search knew, from what it wrote down."""
+def _searched(run_dir: Path, results: Mapping[str, Any], job: Job, known: Sequence[FullRun]) -> feedback.Searched:
+    """What the search knew, from what it wrote down and the full runs that had moved its answer."""
+    moved = (results.get("transfer") or {}).get("runs", ())
+    used = tuple(run for run in known if run.id in moved)
     domains = tuple(Domain(row["name"], row["tokens"]) for row in results["domains"])
     names, validation = sorted(domain.name for domain in domains), results["validation"]
     about, method = objective(job.objective, names), job.make_method()
+    proxies = Scale(results["proxy"]["parameters"], results["proxy"]["tokens"])
     arms = {
         arm: (Mixture(body["mixture"]), {metric: fmean(values) for metric, values in body["metrics"].items()})
         for arm, body in (validation["arms"] if validation else {}).items()
@@ -84,7 +87,8 @@ def _searched(run_dir: Path, results: Mapping[str, Any], job: Job) -> feedback.S
     searched = feedback.Searched(
         space=make_space(job, domains),
         objective=about,
-        proxies=Scale(results["proxy"]["parameters"], results["proxy"]["tokens"]),
+        proxies=proxies,
+        at=proxies,
         target=Scale(job.target.parameters, job.target.tokens),
         arms=arms,
         validation=validation,
@@ -96,9 +100,13 @@ def _searched(run_dir: Path, results: Mapping[str, Any], job: Job) -> feedback.S
     X_RD, Y_RM = _swarm(run_dir, names, about.metrics)
     try:
         law = make(name, own_domains(names, about.metrics)).fit(X_RD, Y_RM)
+        searched = replace(searched, law=law, law_name=name, swarm=(X_RD, Y_RM))
+        if not used:
+            return searched
+        carried = Carried.of(names, about, (X_RD, Y_RM), used)
     except SwarmError:
         return searched
-    return replace(searched, law=law, law_name=name, swarm=(X_RD, Y_RM))
+    return replace(searched, carried=carried, at=used[0].scale)
 
 
 def _swarm(run_dir: Path, names: Sequence[str], metrics: Sequence[str]) -> tuple[FloatArray, FloatArray]:

@@ -231,13 +231,13 @@ class Terminal:
             for metric, row in metrics.items()
         ]
         if rows:
-            self.table(["metric", "proxies say", "full run", "step", "beside the mean step"], rows)
+            self.table(["metric", "predicted", "full run", "step", "beside the mean step"], rows)
         rows = [
             [gain["against"], *("-" if gain[key] is None else f"{gain[key]:+.4f}" for key in ("predicted", "measured"))]
             for gain in found["gains"]
         ]
         if rows:
-            self.table(["gain against", "proxies say", "full runs"], rows)
+            self.table(["gain against", "predicted", "full runs"], rows)
         if following := found["next"]["mixture"]:
             trained = found["run"]["mixture"]
             self.table(

@@ -28,8 +28,7 @@ HOMES = {
     "ray": ["pipelines/full/ray_train.py", "pipelines/ray_executor.py"],
     "mlflow": ["pipelines/mlflow_tracker.py"],
     "typer": [
-        f"pipelines/{name}.py"
-        for name in ("cli", "cli_compare", "cli_full", "cli_online", "cli_proxies", "cli_tables")
+        f"pipelines/{name}.py" for name in ("cli", "cli_compare", "cli_full", "cli_online", "cli_proxies", "cli_tables")
     ],
     "threadpoolctl": ["pipelines/cli.py"],
     "rich": ["pipelines/progress.py", "pipelines/terminal.py"],

@@ -88,8 +88,13 @@ class Transferred:
             "tokens": self.runs[0].tokens,
             "without": dict(alone.mixture),
             "predicted": {"without": float(there_2[0]), "recommended": float(there_2[1])},
+            "best_run": float((carried.full[1] @ objective.weights_M).min()),
         }
-        evidence = {**best.evidence, "transfer": moved, "proposer_notes": (said(self.runs, moved), *found.notes)}
+        evidence = {
+            **best.evidence,
+            "transfer": moved,
+            "proposer_notes": (said(self.runs, moved), *found.notes),
+        }
         return replace(best, evidence=evidence | self._sure(study, carried, found.p_D, kl, rng))
 
     def _sure(
@@ -119,5 +124,7 @@ def said(runs: Sequence[FullRun], moved: dict[str, Any]) -> str:
     size = f"{moved['parameters']:,} parameters and {moved['tokens']:,} tokens"
     return (
         f"{len(runs)} recorded full runs of {size} moved this answer (mixopt feedback): the effective-data law of the swarm, "
-        f"carried to that size, expects {gain:.4f} bits per byte from the move. Predictions and fit are of the proxies' size."
+        f"carried to that size, expects {gain:.4f} bits per byte from the move and an objective of "
+        f"{moved['predicted']['recommended']:.4f}; the best of these runs measured {moved['best_run']:.4f}. Predictions and fit "
+        f"are of the proxies' size."
     )
