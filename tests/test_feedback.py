@@ -196,7 +196,7 @@ def test_the_nearest_scale_with_two_mixtures_tells() -> None:
     alone = larger.run(mixtures[0], FULL)
     assert telling([*two, alone], PROXIES, FULL) == tuple(two)
     both = [*two, alone, larger.run(mixtures[1], nearer)]  # within 5 % of one another
-    assert set(run.parameters for run in telling(both, PROXIES, FULL)) == {10_000_000, 9_800_000}
+    assert {run.parameters for run in telling(both, PROXIES, FULL)} == {10_000_000, 9_800_000}
     assert telling([alone, replace(alone, tokenizer="other")], PROXIES, FULL) == ()  # one mixture twice
     assert telling([replace(run, fixed=False) for run in both], PROXIES, FULL) == ()
     smaller = [larger.run(p_D, Scale(5_000, 500)) for p_D in mixtures]
