@@ -101,7 +101,7 @@ def document(searched: Searched, run: FullRun, known: Sequence[FullRun], rng: np
         "level": LEVEL,
         "runs_at_this_scale": [other.id for other in others],
         **found,
-        "says": says(searched, run, found),
+        "says": says(searched, found),
     }
 
 
@@ -230,12 +230,10 @@ def following(searched: Searched, run: FullRun, known: Sequence[FullRun], rng: n
     }
 
 
-def says(searched: Searched, run: FullRun, found: Mapping[str, Any]) -> list[str]:
+def says(searched: Searched, found: Mapping[str, Any]) -> list[str]:
     """What it comes to, in sentences: what is known now, and what is not."""
     told = [found["verdict"]["says"], *_step_says(searched, found["step"])]
     told += [_gain_says(gain, len(searched.objective.metrics)) for gain in found["gains"]]
-    if not run.fixed:
-        told.append("The mixture changed during this run, so that no other run's gain can be told from its path.")
     if not found["gains"]:
         told.append(
             "One full run cannot tell whether another mixture would have been better, nor whether a domain's step is due to "
