@@ -24,7 +24,8 @@ HOMES = {
     "tokenizers": ["pipelines/tokenizer.py"],
     "pyarrow": ["pipelines/tokenizer.py"],
     "olmo_core": ["pipelines/full/engine.py"],
-    "safetensors": ["proxies/checkpoint.py"],
+    "lm_eval": ["pipelines/full/harness.py"],
+    "safetensors": ["pipelines/full/llama.py", "proxies/checkpoint.py"],
     "ray": ["pipelines/full/ray_train.py", "pipelines/ray_executor.py"],
     "mlflow": ["pipelines/mlflow_tracker.py"],
     "typer": [

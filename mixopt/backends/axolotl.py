@@ -28,6 +28,7 @@ from mixopt.backends.base import (
     quoted,
     read_numbers,
     readme,
+    refuse_schedule,
     settle,
     write,
 )
@@ -49,11 +50,7 @@ class Axolotl:
 
     def export(self, plan: Plan, out: Path) -> list[Path]:
         """Write the `datasets` of a training YAML. Raises ExportError for schedules."""
-        if len(plan.phases) > 1:
-            raise ExportError(
-                f"axolotl: it shuffles all datasets into one, this plan has {len(plan.phases)} phases. "
-                "Export it with megatron or streaming, or recommend a static mixture."
-            )
+        refuse_schedule(plan, self.name, "it shuffles all datasets into one")
         least = {d.name: (d.mean_tokens_per_doc or self.sequence) / plan.target_tokens for d in plan.domains}
         settled = settle(plan.mixture, least, self.tail)
         notes = self._notes(settled)

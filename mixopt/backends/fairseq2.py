@@ -32,6 +32,7 @@ from mixopt.backends.base import (
     quoted,
     read_numbers,
     readme,
+    refuse_schedule,
     settle,
     write,
 )
@@ -54,11 +55,7 @@ class Fairseq2:
 
     def export(self, plan: Plan, out: Path) -> list[Path]:
         """Write the `dataset` section. Raises ExportError for schedules and for unknown document lengths."""
-        if len(plan.phases) > 1:
-            raise ExportError(
-                f"fairseq2: its sources have one weight for the whole run, this plan has {len(plan.phases)} phases. "
-                "Export it with megatron or streaming, or recommend a static mixture."
-            )
+        refuse_schedule(plan, self.name, "its sources have one weight for the whole run")
         length = document_lengths(plan, self.name)
         rate = documents_per_token(plan.mixture, length)
         one = max(1 / plan.target_tokens, rate * SMALLEST_WEIGHT)

@@ -26,6 +26,7 @@ from mixopt.backends.base import (
     left_out,
     read_numbers,
     readme,
+    refuse_schedule,
     settle,
     write,
 )
@@ -70,11 +71,7 @@ class HFDatasets:
 
     def export(self, plan: Plan, out: Path) -> list[Path]:
         """Write `mixture.py` and its numbers. Raises ExportError for schedules and for unknown document lengths."""
-        if len(plan.phases) > 1:
-            raise ExportError(
-                f"hf-datasets: interleave_datasets has one set of probabilities, this plan has {len(plan.phases)} "
-                "phases. Export it with megatron or streaming, or recommend a static mixture."
-            )
+        refuse_schedule(plan, self.name, "interleave_datasets has one set of probabilities")
         length = document_lengths(plan, self.name)
         least = {name: tokens / plan.target_tokens for name, tokens in length.items()}
         settled = settle(plan.mixture, least, self.tail)

@@ -26,6 +26,7 @@ from mixopt.backends.base import (
     quoted,
     read_numbers,
     readme,
+    refuse_schedule,
     settle,
     write,
 )
@@ -50,11 +51,7 @@ class OlmoCore:
 
     def export(self, plan: Plan, out: Path) -> list[Path]:
         """Write `sources.yaml`. Raises ExportError for schedules and for paths that it would take for globs."""
-        if len(plan.phases) > 1:
-            raise ExportError(
-                f"olmo-core: its source mixtures are one for the whole run, this plan has {len(plan.phases)} phases. "
-                "Export it with megatron or streaming, or recommend a static mixture."
-            )
+        refuse_schedule(plan, self.name, "its source mixtures are one for the whole run")
         files = {domain.name: files_of(domain) for domain in plan.domains}
         one = self.sequence / plan.target_tokens
         least = {name: one if max(held.values()) >= self.sequence else math.inf for name, held in files.items()}

@@ -142,17 +142,23 @@ BITS = "below one document of the run or 2**-24 of its documents"
 
 
 ROWS = {
-    "megatron": Row(samples, ("blend.txt", "numbers.json", "README.md"), True),
-    "olmo-core": Row(passes, ("sources.yaml", "numbers.json", "README.md"), False, "sources.yaml"),
-    "hf-datasets": Row(lambda plan: 1e-12, ("mixture.py", "numbers.json", "README.md"), False, documents=True),
-    "streaming": Row(samples, ("mixture.py", "numbers.json", "README.md"), True),
-    "levanter": Row(in_blocks, ("levanter.yaml", "numbers.json", "README.md"), True, "levanter.yaml", tail=BLOCK),
-    "easydel": Row(in_blocks, ("mixture.py", "numbers.json", "README.md"), True, documents=True, tail=BLOCK),
     "axolotl": Row(kept, ("axolotl.yaml", "numbers.json", "README.md"), False, "axolotl.yaml", documents=True),
+    "easydel": Row(in_blocks, ("mixture.py", "numbers.json", "README.md"), True, documents=True, tail=BLOCK),
     "fairseq2": Row(
         single, ("fairseq2.yaml", "numbers.json", "README.md"), False, "fairseq2.yaml", documents=True, tail=BITS
     ),
+    "fast-llm": Row(samples, ("training.yaml", "numbers.json", "README.md"), False, "training.yaml"),
+    "gpt-neox": Row(samples, ("gpt_neox.yml", "numbers.json", "README.md"), False, "gpt_neox.yml"),
+    "hf-datasets": Row(lambda plan: 1e-12, ("mixture.py", "numbers.json", "README.md"), False, documents=True),
+    "levanter": Row(in_blocks, ("levanter.yaml", "numbers.json", "README.md"), True, "levanter.yaml", tail=BLOCK),
     "llm-foundry": Row(samples, ("llm_foundry.yaml", "numbers.json", "README.md"), True, "llm_foundry.yaml"),
+    "lm-engine": Row(samples, ("lm_engine.yml", "numbers.json", "README.md"), False, "lm_engine.yml"),
+    "megatron": Row(samples, ("blend.txt", "numbers.json", "README.md"), True),
+    "megatron-bridge": Row(samples, ("blend.json", "numbers.json", "README.md"), False),
+    "nanotron": Row(samples, ("nanotron.yaml", "numbers.json", "README.md"), True, "nanotron.yaml"),
+    "nemo": Row(samples, ("paths.json", "numbers.json", "README.md"), False),
+    "olmo-core": Row(passes, ("sources.yaml", "numbers.json", "README.md"), False, "sources.yaml"),
+    "streaming": Row(samples, ("mixture.py", "numbers.json", "README.md"), True),
 }
 YAML = [name for name, row in ROWS.items() if row.yaml]
 
@@ -173,6 +179,8 @@ def allowed(name: str, plan: Plan) -> float:
 
 def test_every_backend_has_a_row():
     assert set(ROWS) == set(BACKENDS)
+    assert list(BACKENDS) == sorted(BACKENDS)
+    assert {name: stack.schedule for name, stack in BACKENDS.items()} == {n: row.schedule for n, row in ROWS.items()}
 
 
 @pytest.mark.parametrize("case", PLANS)
@@ -216,7 +224,21 @@ def test_zeros_and_tails_are_left_out_and_listed(name, tmp_path):
         assert "bio" in kept
 
 
-@pytest.mark.parametrize("name", ["megatron", "olmo-core", "streaming", "llm-foundry"])
+BY_SAMPLE = [
+    "fast-llm",
+    "gpt-neox",
+    "llm-foundry",
+    "lm-engine",
+    "megatron",
+    "megatron-bridge",
+    "nanotron",
+    "nemo",
+    "olmo-core",
+    "streaming",
+]
+
+
+@pytest.mark.parametrize("name", BY_SAMPLE)
 def test_the_tail_may_be_refused_or_pooled(name, tmp_path):
     small = plan_of(dict(TINY), target=TARGET)
     with pytest.raises(ExportError, match="below one sample of the run: irc 1e-07, law 2e-07, subs 5e-08"):
@@ -257,6 +279,18 @@ def test_exporting_twice_writes_the_same_bytes(name, tmp_path):
 
 
 GOLDENS = {
+    # The fields of BlendedDatasetConfig in fast_llm/data/dataset/config.py and of `type: file`, which reads this file.
+    "fast-llm": ("training.yaml", "fast_llm.yaml"),
+    # The arguments of NeoXArgsTraining in megatron/neox_arguments/neox_args.py, with hyphens as in its own examples.
+    "gpt-neox": ("gpt_neox.yml", "gpt_neox.yml"),
+    # `datasets` of configs/pretraining-examples in lm-engine, data_path as _get_prefixes_weights_and_sizes_for_blend reads it.
+    "lm-engine": ("lm_engine.yml", "lm_engine.yml"),
+    # The two halves of `blend` of BlendedMegatronDatasetConfig, megatron-core 0.16.1.
+    "megatron-bridge": ("blend.json", "megatron_bridge.json"),
+    # DatasetStageArgs, DataArgs and NanosetDatasetsArgs in src/nanotron/config/config.py.
+    "nanotron": ("nanotron.yaml", "nanotron.yaml"),
+    # The flat list of weights and paths in the docstring of PreTrainingDataModule.
+    "nemo": ("paths.json", "nemo.json"),
     # The words of `--data-args-path`, a weight and a prefix by turns: get_blend_from_list in Megatron-LM.
     "megatron": ("blend.txt", "megatron.txt"),
     # The fields of SourceMixtureConfig under `sources`, as SourceMixtureList.from_yaml reads them: ai2-olmo-core 3.0.0.
@@ -304,10 +338,17 @@ def test_the_exact_syntax_of_a_schedule(name, tmp_path):
     assert (tmp_path / written).read_text() == (GOLDEN / golden).read_text()
 
 
+def test_the_exact_syntax_of_stages(tmp_path):
+    """The second launch of nanotron: steps of 512 samples of 4096 tokens, the last stage one step after 3815."""
+    make("nanotron").export(SCHEDULE, tmp_path)
+    assert (tmp_path / "nanotron_1.yaml").read_text() == (GOLDEN / "nanotron_schedule.yaml").read_text()
+
+
 def test_the_lines_to_paste(tmp_path):
     plan, out = PLANS["three"], tmp_path / "my out"
     result = export_all(plan, list(ROWS), out)
-    assert set(result["files"]) == set(result["max_deviation"]) == set(ROWS)
+    assert set(result["files"]) == set(result["max_deviation"]) == set(result["lines"]) == set(ROWS)
+    assert result["lines"]["nemo"] == make("nemo").command(out / "nemo")
     assert all(path.exists() for files in result["files"].values() for path in files)
     assert [shlex.split(line) for line in make("megatron").command(out / "megatron")] == [
         ["--data-args-path", str(out / "megatron" / "blend.txt"), "--split", "990,8,2"]
@@ -324,7 +365,7 @@ def test_the_lines_to_paste(tmp_path):
         cat, *lines = make(name).command(out / name)
         assert shlex.split(cat) == ["cat", "base.yaml", str(out / name / ROWS[name].yaml), ">", "train.yaml"]
         assert lines == launch
-    for name in ("olmo-core", "hf-datasets", "streaming", "easydel"):
+    for name in ("olmo-core", "hf-datasets", "streaming", "easydel", "nemo", "megatron-bridge"):
         compile("\n".join(make(name).command(out / name)), name, "exec")
     with pytest.raises(ExportError, match="Export again"):
         make("olmo-core").command(tmp_path / "nowhere")
@@ -345,6 +386,22 @@ def test_all_folders_appear_or_none(tmp_path):
         export_all(PLANS["three"], ["megatrn"], tmp_path)
 
 
+def test_with_all_who_cannot_is_listed_and_its_old_export_removed(tmp_path):
+    export_all(PLANS["three"], ["all"], tmp_path)
+    result = export_all(SCHEDULE, ["all"], tmp_path)
+    follow = {name for name, row in ROWS.items() if row.schedule}
+    assert set(result["files"]) == set(result["max_deviation"]) == set(result["lines"]) == follow
+    assert set(result["refused"]) == set(ROWS) - follow
+    assert result["refused"]["nemo"].startswith("a data module has one blend, this plan has 2 phases. ")
+    assert {path.name for path in tmp_path.iterdir()} == follow
+    with pytest.raises(JobError, match="unknown 'megatrn'"):
+        export_all(SCHEDULE, ["all", "megatrn"], tmp_path)
+    hopeless = plan_of({"web": 0.5, "code": 0.5}, target=100)
+    with pytest.raises(ExportError, match="\nstreaming: every proportion is below one sample"):
+        export_all(hopeless, ["all"], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == follow, "nothing is touched where nobody can"
+
+
 @pytest.mark.parametrize("name", YAML)
 @pytest.mark.parametrize("case", ["odd names", "tiny proportions"])
 def test_both_readers_of_yaml_see_the_same(name, case, tmp_path):
@@ -358,9 +415,11 @@ def test_both_readers_of_yaml_see_the_same(name, case, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in YAML if ROWS[name].schedule])
 def test_both_readers_of_yaml_see_the_same_schedule(name, tmp_path):
-    make(name).export(SCHEDULE, tmp_path)
-    text = (tmp_path / ROWS[name].yaml).read_text(encoding="utf-8")
-    assert parse_as_pyyaml(text) == yaml.safe_load(text) == parse_yaml(text, name)
+    files = [path for path in make(name).export(SCHEDULE, tmp_path) if path.suffix == ".yaml"]
+    assert files
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        assert parse_as_pyyaml(text) == yaml.safe_load(text) == parse_yaml(text, name)
 
 
 def settle_all(plan: Plan) -> Mixture:
