@@ -1,4 +1,4 @@
-"""The commands that train the real model and hand it on: train, weights, evaluate."""
+"""The commands that train the real model, hand it on and learn from it: train, weights, evaluate, feedback."""
 
 from __future__ import annotations
 
@@ -96,4 +96,27 @@ def evaluate(
         raise JobError("--tasks: name at least one task, such as arc_easy.")
     found = harness.evaluate(run_dir / "full", harness.Asked(names, fewshot, limit, batch, device, include))
     Terminal(to_stderr=as_json).table(["task", "metric", "value", "standard error"], harness.rows(found))
+    end(found, as_json)
+
+
+@app.command()
+def feedback(
+    run_dir: RunDirectory,
+    metrics: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another full run: a record.json, or JSON with parameters, tokens, metrics. Repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Did the real run do what the search predicted, and what should the next search know? Trains nothing.
+
+    Reads RUN_DIR/full/record.json and the files given, keeps the full runs in the store, and writes `feedback.json`. From two
+    runs of one size on different mixtures on, later searches carry their law to that size.
+
+    Example: `mixopt feedback runs/a --metrics runs/prior/full/record.json`
+    """
+    from pipelines import feedback as feeding_back
+
+    found = feeding_back.run(run_dir, metrics or [], Bars())
+    Terminal(to_stderr=as_json).feedback(found)
     end(found, as_json)

@@ -241,6 +241,33 @@ class Terminal:
             ]
         )
 
+    def feedback(self, found: Mapping[str, Any]) -> None:
+        """A full run against its prediction: metric by metric, gains over other mixtures, the next mixture, what it means."""
+        metrics = (found["step"] or {}).get("metrics", {})
+        rows = [
+            [
+                metric,
+                _number(row["predicted"]),
+                _number(row["measured"]),
+                *(f"{row[k]:+.4f}" for k in ("change", "beside_mean")),
+            ]
+            for metric, row in metrics.items()
+        ]
+        if rows:
+            self.table(["metric", "predicted", "full run", "step", "beside the mean step"], rows)
+        rows = [
+            [gain["against"], *("-" if gain[key] is None else f"{gain[key]:+.4f}" for key in ("predicted", "measured"))]
+            for gain in found["gains"]
+        ]
+        if rows:
+            self.table(["gain against", "predicted", "full runs"], rows)
+        if following := found["next"]["mixture"]:
+            trained = found["run"]["mixture"]
+            self.table(
+                ["domain", "this run", "next"], [[n, f"{trained[n]:.4f}", f"{w:.4f}"] for n, w in following.items()]
+            )
+        self.lines([*found["notes"], *found["says"]])
+
     def tuned(self, found: Mapping[str, Any]) -> None:
         """A sweep of the learning rate: every rate, then the one that was chosen."""
         seeds = [f"seed {seed}" for seed in found["seeds"]]
