@@ -35,13 +35,13 @@ REACH, MOST = 10.0, 1.02  # M tokens per CPU second; a step with losses by domai
 PAIRS = 60
 
 
-def course(root: Path, vocabulary: int, **keys: Any) -> Course:
-    """A full run over generated tokens, one file a domain."""
+def course(root: Path, vocabulary: int, each: int = TOKENS, **keys: Any) -> Course:
+    """A full run over generated tokens, so many for `each` domain, in one file."""
     rng, domains = np.random.default_rng(0), []
     for d in range(DOMAINS):
-        rng.integers(0, vocabulary, TOKENS, dtype=np.uint16).tofile(root / f"{d:02}.u16")
-        split = Split(TOKENS, 4 * TOKENS, 1, (Shard(f"{d:02}.u16", TOKENS),))
-        domains.append(Domain(f"d{d:02}", TOKENS, split, split, str(d)))
+        rng.integers(0, vocabulary, each, dtype=np.uint16).tofile(root / f"{d:02}.u16")
+        split = Split(each, 4 * each, 1, (Shard(f"{d:02}.u16", each),))
+        domains.append(Domain(f"d{d:02}", each, split, split, str(d)))
     manifest = Manifest(tuple(domains), Tokenizer("bytes", vocabulary, 0, "generated"), root)
     manifest.save()
     total = keys["tokens"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from mixopt import page
@@ -24,8 +25,13 @@ def markdown(results: Results) -> str:
 
 
 def write(results: Results, out: Path) -> list[Path]:
-    """Write `report.html` and `report.md` into `out`; each file is there completely or not at all."""
-    return page.write(_page(results), out)
+    """Write `report.html` and `report.md` into `out`; each file is there completely or not at all.
+
+    Where `mixopt feedback` has compared a full run there, the report says so.
+    """
+    path = out / "feedback.json"
+    known = {"feedback": json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
+    return page.write(_page({**results, **known}), out)
 
 
 def _page(results: Results) -> Page:

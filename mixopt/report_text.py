@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev, quantiles
 from typing import Any
 
-from mixopt import report_uncertainty
+from mixopt import report_feedback, report_uncertainty
 from mixopt.report_blocks import Block, Chart, Fold, Table
 from mixopt.report_numbers import (
     MISSING,
@@ -42,6 +42,7 @@ def sections(results: Results) -> dict[str, list[Block]]:
     """The whole report under its headings, in the order in which a lead reads."""
     return {
         "Recommended proportions": _proportions(results),
+        **report_feedback.sections(results),
         "Gain and regressions": _gain(results),
         **report_uncertainty.sections(results),
         "Predicted against observed": _fit(results),
@@ -332,9 +333,10 @@ def _cost(results: Results) -> list[Block]:
 
 def _limits(results: Results) -> list[Block]:
     v, proxy, target = results["validation"], results["proxy"], scaled(results["target"]["tokens"])
+    carried = "was measured on full runs, above" if report_feedback.measured_gain(results) else "was not measured"
     scale = (
         f"Proxies of {scaled(proxy['parameters'])} parameters saw {scaled(proxy['tokens'])} tokens; the real run sees "
-        f"{target}. Whether the ranking of mixtures carries over to that size was not measured."
+        f"{target}. Whether the ranking of mixtures carries over to that size {carried}."
     )
     said = [
         scale,

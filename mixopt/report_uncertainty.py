@@ -28,6 +28,7 @@ from mixopt.uncertainty import STEP, verdict
 SOURCES = {
     "bootstrap": "fitted to swarms that were drawn again from the same runs",
     "posterior": "drawn from the posterior of the law",
+    "transfer": "fitted to swarms that were drawn again and carried to the size of the full runs, which all this is about",
 }
 POINT = 0.01
 TAKEN = (

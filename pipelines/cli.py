@@ -114,31 +114,59 @@ def summary(results: Mapping[str, Any], directory: Path) -> dict[str, Any]:
 @app.command()
 def export(
     run_dir: RunDirectory,
-    to: Annotated[str, typer.Option(help="Backends, separated by commas.")],
+    to: Annotated[str, typer.Option(help="Backends, separated by commas (`mixopt backends` lists them), or all.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to; RUN_DIR/export unless given.")] = None,
     tail: Annotated[str, typer.Option(help="Proportions below a backend's resolution: drop, raise or pool.")] = "drop",
     sequence: Annotated[int, typer.Option(help="Tokens per row of the real model.", min=1)] = 4096,
+    schedule: Annotated[
+        bool, typer.Option("--schedule", help="Export the phases that an online search went through, not their mean.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the recommendation in the unit and syntax of the frameworks that train the real model.
 
-    Example: `mixopt export runs/a --to megatron,olmo-core,hf-datasets,streaming`
+    With `--to all`, backends that cannot express it are listed with the reason; one that is named must.
+
+    Example: `mixopt export runs/a --to megatron,olmo-core`
     """
-    from mixopt.backends import export_all
+    from mixopt.backends import BACKENDS, export_all, following
     from mixopt.backends.base import Tail
     from mixopt.handoff import load
 
     backends = [name.strip() for name in to.split(",") if name.strip()]
     if not backends:
-        raise JobError("--to: name at least one backend, such as megatron.")
+        raise JobError("--to: name at least one backend, such as megatron, or all.")
     if tail not in get_args(Tail):
         raise JobError(f"--tail: {tail!r} is unknown; {did_you_mean(tail, get_args(Tail))}")
+    plan = load(run_dir / "mixture.json")
     folder = out if out is not None else run_dir / "export"
-    made = export_all(load(run_dir / "mixture.json"), backends, folder, cast(Tail, tail), sequence)
+    made = export_all(following(plan) if schedule else plan, backends, folder, cast(Tail, tail), sequence)
     files = {name: [str(path) for path in paths] for name, paths in made["files"].items()}
-    found = {"files": files, "max_deviation": made["max_deviation"], "notes": made["notes"]}
-    Terminal(to_stderr=as_json).exports(found)
+    units = {name: BACKENDS[name].unit for name in (*made["files"], *made["refused"])}
+    found = {**made, "files": files, "unit": units, "tail": tail}
+    Terminal(to_stderr=as_json).exports(found, folder)
     end(found, as_json)
+
+
+@app.command()
+def backends(as_json: Json = False) -> None:
+    """List the frameworks that `export` writes for, what their weights are shares of, and which follow a schedule.
+
+    Example: `mixopt backends`
+    """
+    from mixopt.backends import BACKENDS, make
+
+    rows: dict[str, dict[str, Any]] = {
+        name: {
+            "unit": stack.unit,
+            "schedule": stack.schedule,
+            "summary": (type(make(name)).__doc__ or "").partition("\n")[0],
+        }
+        for name, stack in BACKENDS.items()
+    }
+    table = [[n, row["unit"], "yes" if row["schedule"] else "no", row["summary"]] for n, row in rows.items()]
+    Terminal(to_stderr=as_json).table(["backend", "shares of", "follows a schedule", "what it reads"], table)
+    end(rows, as_json)
 
 
 @app.command()

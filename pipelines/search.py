@@ -30,6 +30,7 @@ from mixopt.validate import Validate, arms
 from mixopt.yaml_text import dump_yaml, parse_yaml
 from pipelines import tuned
 from pipelines.compute import make_executor
+from pipelines.feedback import advised
 from pipelines.mlflow_tracker import make_tracker
 from pipelines.outbox import Question
 from pipelines.plan import least_runs, make_study, refuse_too_few, rehearse, repetition_notes, setting
@@ -65,7 +66,8 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
         study = shop.complete(study, method, "proxies")
         refuse_too_many_failures(method, study)
         with progress.task("fit and propose", None):
-            answer = method.recommend(study, np.random.default_rng([study.seed, 1]))
+            said, told = advised(method, job, study, provenance(job, manifest)["fingerprints"], store)
+            answer = said.recommend(study, np.random.default_rng([study.seed, 1]))
         check, checked = validate(job, study, answer, shop)
         runs = [*study.swarm.records, *checked.swarm.records]
         for record in runs:
@@ -74,6 +76,7 @@ def run(job: Job, folder: Path, out: Path, progress: Progress) -> dict[str, Any]
             len(shop.trained), len({r.spec.id for r in runs} - shop.trained), time.perf_counter() - began
         )
         document = conclude(job, study, manifest, answer, effort, runs, rate) | {"store": str(store)}
+        document["notes"] += told
         if check is not None:
             document |= validated(checked, check, document["notes"])
         write(study, manifest, document, out)
@@ -138,6 +141,7 @@ def conclude(
         "uncertainty": answer.evidence.get("uncertainty"),
         "fit": answer.evidence.get("fit"),
         "schedule": answer.evidence.get("schedule"),
+        "transfer": answer.evidence.get("transfer"),
         "proposal": {key: answer.evidence.get(key) for key in ("how", "floors", "cap_prices")},
         "validation": None,
         "trajectories": [],

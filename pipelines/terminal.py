@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from rich.table import Table
 
 from mixopt import uncertainty
 from mixopt.report_comparison import board, sentences
+
+MOST_PASTED = 3  # backends whose lines are shown; of more, their README.md
+MOST_LISTED = 4  # names in a cell or a sentence
 
 
 class Terminal:
@@ -103,13 +107,32 @@ class Terminal:
             ]
         )
 
-    def exports(self, found: Mapping[str, Any]) -> None:
-        """What was exported, and how far each backend is from the recommendation."""
-        rows = [
-            [name, f"{found['max_deviation'][name]:.2g}", "\n".join(files)] for name, files in found["files"].items()
+    def exports(self, found: Mapping[str, Any], folder: Path) -> None:
+        """What was exported to this folder, how far from the plan, who refused and why; what to paste if it is little."""
+        shown = [
+            [
+                name,
+                found["unit"][name],
+                f"{far:.2g}",
+                _listed(found["absent"][name]),
+                "{} {:.3g}".format(*max(found["epochs"][name].items(), key=itemgetter(1))),
+                Path(found["files"][name][0]).name,
+            ]
+            for name, far in found["max_deviation"].items()
         ]
-        self.table(["backend", "largest deviation", "files"], rows)
-        self.lines(found["notes"])
+        left = "pooled" if found["tail"] == "pool" else "left out"
+        self.table(["backend", "shares of", "deviation", left, "most epochs", "file"], shown)
+        if found["refused"]:
+            self.lines([""])
+            self.table(["refused by", "why"], [[name, why] for name, why in found["refused"].items()])
+        if found["zero"]:
+            self.lines([f"Left out everywhere, proportion 0: {_listed(found['zero'])}."])
+        where = f"Each in its folder in {folder}, with a README.md: what to paste, what to know, epochs by domain."
+        self.lines([*found["notes"], where])
+        if len(found["files"]) > MOST_PASTED:
+            return
+        for name, lines in found["lines"].items():
+            self.lines(["", f"{name}:", *lines])
 
     def fit(self, found: Mapping[str, Any]) -> None:
         """How well a law fits, target by target, beside the own-proportion baseline."""
@@ -218,6 +241,33 @@ class Terminal:
             ]
         )
 
+    def feedback(self, found: Mapping[str, Any]) -> None:
+        """A full run against its prediction: metric by metric, gains over other mixtures, the next mixture, what it means."""
+        metrics = (found["step"] or {}).get("metrics", {})
+        rows = [
+            [
+                metric,
+                _number(row["predicted"]),
+                _number(row["measured"]),
+                *(f"{row[k]:+.4f}" for k in ("change", "beside_mean")),
+            ]
+            for metric, row in metrics.items()
+        ]
+        if rows:
+            self.table(["metric", "predicted", "full run", "step", "beside the mean step"], rows)
+        rows = [
+            [gain["against"], *("-" if gain[key] is None else f"{gain[key]:+.4f}" for key in ("predicted", "measured"))]
+            for gain in found["gains"]
+        ]
+        if rows:
+            self.table(["gain against", "predicted", "full runs"], rows)
+        if following := found["next"]["mixture"]:
+            trained = found["run"]["mixture"]
+            self.table(
+                ["domain", "this run", "next"], [[n, f"{trained[n]:.4f}", f"{w:.4f}"] for n, w in following.items()]
+            )
+        self.lines([*found["notes"], *found["says"]])
+
     def tuned(self, found: Mapping[str, Any]) -> None:
         """A sweep of the learning rate: every rate, then the one that was chosen."""
         seeds = [f"seed {seed}" for seed in found["seeds"]]
@@ -267,3 +317,8 @@ def _plain(cell: str) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_LISTED
+    return ", ".join(names[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")

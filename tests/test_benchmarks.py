@@ -100,3 +100,14 @@ def test_policies_that_hear() -> None:
     check(rows)
     assert [row["reach"] for row in rows] == [0.98, None, None, None]
     assert rows[-1]["value"] == pytest.approx(8 * 32 * 64 * 4 / 1e6)
+
+
+@pytest.mark.slow
+def test_full_training_against_plain_loops() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "full_train.py"), "--tiny", "--json"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    rows = json.loads(ended.stdout.splitlines()[-1])["rows"]
+    check(rows)
+    assert [row["what"].rpartition(" ")[2] for row in rows] == ["fsdp2", "nanogpt", "rows"] * 2
+    assert all(row["ok"] is None for row in rows)  # nothing is asked of a CPU

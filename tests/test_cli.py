@@ -165,10 +165,36 @@ def test_export_and_report(mixopt: Run, searched: Path, tmp_path: Path) -> None:
     assert set(found["files"]) == set(found["max_deviation"]) == {"megatron", "olmo-core", "hf-datasets", "streaming"}
     assert all(Path(f).exists() for files in found["files"].values() for f in files)
     assert max(found["max_deviation"].values()) < 4096 / 300_000  # one row of the target's tokens
+    code, found, _ = mixopt("export", searched, "--to", "all", "--tail", "pool", "--out", tmp_path)
+    assert code == 0
+    listed = mixopt("backends")[1]
+    assert sorted([*found["files"], *found["refused"]]) == sorted(listed)
+    assert {name: row["unit"] for name, row in listed.items()} == found["unit"]
+    assert set(found["absent"]) == set(found["epochs"]) == set(found["lines"]) == set(found["files"])
+    assert "holds no schedule" in mixopt("export", searched, "--to", "all", "--schedule")[1]["error"]
     page = (searched / "report.html").read_bytes()
     code, found, _ = mixopt("report", searched)
     assert code == 0
     assert (searched / "report.html").read_bytes() == page
+
+
+def test_who_cannot_follow_a_schedule_is_listed_with_the_reason(mixopt: Run, tmp_path: Path) -> None:
+    domains = [{"name": name, "weight": 0.5, "available_tokens": 10**9} for name in ("code", "web")]
+    phases = [
+        {"start_token": 10**9 * k, "weights": {"code": code, "web": 1 - code}} for k, code in enumerate((0.25, 0.75))
+    ]
+    body = {"schema": "mixopt.mixture/v1", "unit": "tokens", "target_tokens": 2 * 10**9, "domains": domains}
+    body |= {"phases": [{"start_token": 0, "weights": {"code": 0.5, "web": 0.5}}], "schedule": phases}
+    (tmp_path / "mixture.json").write_text(json.dumps(body))
+    code, found, shown = mixopt("export", tmp_path, "--to", "all", "--schedule")
+    assert code == 0
+    assert {"megatron", "nanotron"} <= set(found["files"])
+    assert found["refused"]["nemo"].startswith("a data module has one blend, this plan has 2 phases.")
+    assert "refused by" in shown
+    assert "a data module has one blend" in " ".join(shown.split())
+    code, found, _ = mixopt("export", tmp_path, "--to", "megatron,nemo", "--schedule")
+    assert code == 2
+    assert found["error"].startswith("nemo: a data module has one blend")
 
 
 def test_dry_run_has_no_side_effects(

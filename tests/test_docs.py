@@ -17,6 +17,7 @@ import pipelines.cli_online
 import pipelines.cli_proxies
 import pipelines.cli_shards
 import pipelines.cli_tables  # noqa: F401 - like the lines above, registers its commands
+from mixopt.backends import BACKENDS, Stack
 from mixopt.full import Full
 from mixopt.full import parse as parse_full
 from mixopt.job import Job, Section, load, parse
@@ -59,6 +60,13 @@ def test_every_command_is_shown_and_has_help_with_an_example(name: str) -> None:
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"demo", "test", "check", "fmt", "venv"} <= targets
+
+
+@pytest.mark.parametrize(("name", "stack"), BACKENDS.items())
+def test_every_backend_has_its_row_in_the_readme(name: str, stack: Stack) -> None:
+    (row,) = re.findall(rf"^\| `{name}` \| (\w+).*? \| (.*?) \|", README, re.MULTILINE)
+    assert row[0] == stack.unit
+    assert (row[1] != "no") == stack.schedule
 
 
 @pytest.mark.parametrize("block", blocks(README, "yaml"))

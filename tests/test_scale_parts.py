@@ -166,11 +166,43 @@ def test_many_large_runs_overrule_the_small_size() -> None:
     assert error < 0.03 * Y_RM.std(axis=0).mean()
 
 
-def test_without_drift_the_small_sizes_law_stays() -> None:
+def test_without_drift_only_the_level_moves() -> None:
     small = small_law()
     X_RD = np.random.default_rng(2).dirichlet(np.ones(DOMAINS), 20)
-    kept_RM = Transfer(small, drift=1e-6).fit(X_RD, two_sizes(X_RD, 1.0, 0.9)).predict(X_RD)
-    np.testing.assert_allclose(kept_RM, small.predict(X_RD), atol=1e-4)
+    Y_RM = two_sizes(X_RD, 1.0, 0.9)
+    moved_RM = Transfer(small, drift=1e-6).fit(X_RD, Y_RM).predict(X_RD) - small.predict(X_RD)
+    np.testing.assert_allclose(moved_RM, np.broadcast_to(moved_RM[0], moved_RM.shape), atol=1e-4)
+    np.testing.assert_allclose(moved_RM[0], (Y_RM - small.predict(X_RD)).mean(axis=0), atol=0.05)
+
+
+def test_a_step_in_level_alone_leaves_the_optimum() -> None:
+    rng = np.random.default_rng(3)
+    X_RD, new_ND = rng.dirichlet(np.full(DOMAINS, 20.0), 64), rng.dirichlet(np.full(DOMAINS, 20.0), 30)
+    small = EffData(own=[0, 1]).fit(X_RD, two_sizes(X_RD, 1.0, 0.6))
+    spread, step = small.predict(X_RD).std(axis=0), 0.5
+    few_RD = X_RD[:3]
+    law = Transfer(small).fit(few_RD, two_sizes(few_RD, 1.0, 0.6) - step)
+    assert step > 10 * spread.max()
+    error_NM = law.predict(new_ND) - (two_sizes(new_ND, 1.0, 0.6) - step)
+    assert np.abs(error_NM).max() < 0.25 * spread.min()
+
+
+def test_transferred_law_has_the_derivatives_and_draws_of_what_it_predicts() -> None:
+    X_RD = np.random.default_rng(2).dirichlet(np.ones(DOMAINS), 8)
+    law, p_ND, step = Transfer(small_law()).fit(X_RD, two_sizes(X_RD, 1.0, 0.65)), X_RD[:2], 1e-6
+    weights_M = np.array([0.3, 0.7])
+    value, slope_D, hessian_DD = law.curve(weights_M)(p_ND[0])
+    assert value == pytest.approx(float(law.predict(p_ND[:1])[0] @ weights_M), abs=1e-12)
+    for j, e_D in enumerate(step * np.eye(DOMAINS)):
+        numeric_NM = (law.predict(p_ND + e_D) - law.predict(p_ND - e_D)) / (2 * step)
+        np.testing.assert_allclose(law.gradient(p_ND)[:, :, j], numeric_NM, rtol=1e-5)
+        above, below = (law.curve(weights_M)(p_ND[0] + way * e_D)[1] for way in (1, -1))
+        np.testing.assert_allclose(hessian_DD[j], (above - below) / (2 * step), rtol=1e-4)
+    np.testing.assert_allclose(slope_D, weights_M @ law.gradient(p_ND[:1])[0], rtol=1e-12)
+    drawn = np.array([other.predict(p_ND) for other in law.draw(np.random.default_rng(0), 200)])
+    noise_M = np.sqrt(law.fitted_.posterior.noise_M) * law.fitted_.scale_M
+    unsure_NM = np.sqrt(law.predict(p_ND, return_std=True)[1] ** 2 - noise_M**2)
+    np.testing.assert_allclose(drawn.std(axis=0), unsure_NM, rtol=0.35)
 
 
 def test_transfer_refuses_what_it_cannot_use() -> None:

@@ -39,32 +39,39 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class Settled:
-    """One phase as a stack can express it: positive proportions that sum to 1, and what was left out."""
+    """One phase as a stack can express it: positive proportions that sum to 1, and what was left out.
+
+    `unit` is the least that the stack can draw of a domain; the tail is below it. `pool` is the domain that has the tail's
+    proportions, if it was not dropped.
+    """
 
     mixture: Mixture
     zero: tuple[str, ...] = ()
     tail: tuple[str, ...] = ()
+    unit: str = "one sample of the run"
+    pool: str = ""
 
 
-def settle(mixture: Mixture, least: Mapping[str, float], tail: Tail) -> Settled:
+def settle(mixture: Mixture, least: Mapping[str, float], tail: Tail, unit: str = Settled.unit) -> Settled:
     """Leave out zeros, and treat positive proportions under the stack's resolution `least` as `tail` says.
 
-    Raises ExportError if the tail is refused, or if nothing is left.
+    `unit` says in words what `least` is. Raises ExportError if the tail is refused, or if nothing is left.
     """
     zero = tuple(name for name, p in mixture.items() if p == 0)
     small = {name: p for name, p in mixture.items() if 0 < p < least[name]}
     kept = {name: p for name, p in mixture.items() if p > 0 and name not in small}
     said = ", ".join(f"{name} {p:.3g}" for name, p in small.items())
     if small and tail == "raise":
-        raise ExportError(f"below one sample of the run: {said}. Use tail 'drop' or 'pool', or a larger token budget.")
+        raise ExportError(f"below {unit}: {said}. Use tail 'drop' or 'pool', or a larger token budget.")
+    largest = max(small, key=lambda name: small[name], default="")
     if small and tail == "pool":
-        largest = max(small, key=lambda name: small[name])
         kept[largest] = sum(small.values())
         if kept[largest] < least[largest]:
-            raise ExportError(f"below one sample of the run even when pooled: {said}. Use tail 'drop'.")
+            raise ExportError(f"below {unit} even when pooled: {said}. Use tail 'drop'.")
     if not kept:
-        raise ExportError(f"every proportion is below one sample of the run: {said}. The token budget is too small.")
-    return Settled(Mixture.normalised(kept), zero, tuple(name for name in small if name not in kept))
+        raise ExportError(f"every proportion is below {unit}: {said}. The token budget is too small.")
+    left = tuple(name for name in small if name not in kept)
+    return Settled(Mixture.normalised(kept), zero, left, unit, pool=largest if tail == "pool" else "")
 
 
 def left_out(settled: Sequence[Settled]) -> list[str]:
@@ -72,16 +79,48 @@ def left_out(settled: Sequence[Settled]) -> list[str]:
     sentences = []
     for k, phase in enumerate(settled):
         where = f" in phase {k}" if len(settled) > 1 else ""
-        for why, names in (("proportion 0", phase.zero), ("below one sample of the run", phase.tail)):
+        pooled = f"Pooled into {quoted(phase.pool)}" if phase.pool else "Left out"
+        for what, why, names in (
+            ("Left out", "proportion 0", phase.zero),
+            (pooled, f"below {phase.unit}", phase.tail),
+        ):
             if names:
-                sentences.append(f"Left out{where}, {why}: {', '.join(quoted(name) for name in names)}.")
+                sentences.append(f"{what}{where}, {why}: {', '.join(quoted(name) for name in names)}.")
     return sentences
+
+
+def refuse_schedule(plan: Plan, stack: str, why: str) -> None:
+    """Raises ExportError for a plan of several phases; `why` says what the stack has instead."""
+    if len(plan.phases) > 1:
+        raise ExportError(
+            f"{stack}: {why}, this plan has {len(plan.phases)} phases. Choose a stack that follows schedules "
+            "(see `mixopt backends`), or recommend a static mixture."
+        )
 
 
 def deviation(plan: Plan, backend: Backend, out: Path) -> float:
     """Largest |exported - intended| over the domains, as token proportions of the whole run."""
-    exported = backend.read_back(out)
+    return largest_deviation(plan, backend.read_back(out))
+
+
+def largest_deviation(plan: Plan, exported: Mapping[str, float]) -> float:
+    """The same of proportions that were read back already."""
     return max(abs(exported.get(name, 0.0) - p) for name, p in plan.mixture.items())
+
+
+def document_lengths(plan: Plan, backend: str) -> dict[str, float]:
+    """Mean tokens per document of each domain, for a stack that draws documents; 1 where a domain is not used.
+
+    Raises ExportError where it is not known.
+    """
+    length = {domain.name: domain.mean_tokens_per_doc for domain in plan.domains}
+    unknown = [name for name, mean in length.items() if mean is None and plan.mixture[name] > 0]
+    if unknown:
+        raise ExportError(
+            f"{backend}: it draws documents, and mean_tokens_per_doc is not known for {', '.join(unknown)}. "
+            "Prepare the domains, or write the number into mixture.json."
+        )
+    return {name: mean or 1.0 for name, mean in length.items()}
 
 
 def number(value: float) -> str:

@@ -22,9 +22,11 @@ from mixopt.backends.base import (
     Settled,
     Tail,
     as_json,
+    document_lengths,
     left_out,
     read_numbers,
     readme,
+    refuse_schedule,
     settle,
     write,
 )
@@ -69,12 +71,8 @@ class HFDatasets:
 
     def export(self, plan: Plan, out: Path) -> list[Path]:
         """Write `mixture.py` and its numbers. Raises ExportError for schedules and for unknown document lengths."""
-        if len(plan.phases) > 1:
-            raise ExportError(
-                f"hf-datasets: interleave_datasets has one set of probabilities, this plan has {len(plan.phases)} "
-                "phases. Export it with megatron or streaming, or recommend a static mixture."
-            )
-        length = document_lengths(plan)
+        refuse_schedule(plan, self.name, "interleave_datasets has one set of probabilities")
+        length = document_lengths(plan, self.name)
         least = {name: tokens / plan.target_tokens for name, tokens in length.items()}
         settled = settle(plan.mixture, least, self.tail)
         kept = settled.mixture
@@ -106,18 +104,6 @@ class HFDatasets:
         tokens = {name: q * numbers["mean_tokens_per_doc"][name] for name, q in numbers["probabilities"].items()}
         total = math.fsum(tokens.values())
         return {name: t / total for name, t in tokens.items()}
-
-
-def document_lengths(plan: Plan) -> dict[str, float]:
-    """Mean tokens per document of each domain that is used. Raises ExportError where it is not known."""
-    length = {domain.name: domain.mean_tokens_per_doc for domain in plan.domains}
-    unknown = [name for name, mean in length.items() if mean is None and plan.mixture[name] > 0]
-    if unknown:
-        raise ExportError(
-            f"hf-datasets: it draws documents, and mean_tokens_per_doc is not known for {', '.join(unknown)}. "
-            "Prepare the domains, or write the number into mixture.json."
-        )
-    return {name: mean or 1.0 for name, mean in length.items()}
 
 
 def repeats(plan: Plan, name: str, p: float, length: float) -> int:

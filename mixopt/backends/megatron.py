@@ -7,15 +7,12 @@ Source: NVIDIA/Megatron-LM, `get_blend_from_list` and `normalize` in megatron/co
 
 from __future__ import annotations
 
-import math
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
-
-import numpy as np
 
 from mixopt.backends.base import (
     NUMBERS,
@@ -23,18 +20,26 @@ from mixopt.backends.base import (
     Settled,
     Tail,
     as_json,
-    folder,
     left_out,
     number,
     read_numbers,
     readme,
-    settle,
     write,
+)
+from mixopt.backends.blends import (
+    LARGEST_BLEND,
+    SPLIT,
+    drawn_of,
+    placeholders,
+    prefixes_of,
+    samples_of_phases,
+    settle_phases,
+    shares_of,
+    split_notes,
+    unit_note,
 )
 from mixopt.errors import ExportError
 from mixopt.handoff import Plan
-
-LARGEST_BLEND = 32766
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,10 @@ class Megatron:
 
         Raises ExportError for prefixes that the file cannot hold and for phases shorter than an iteration.
         """
-        prefixes = {name: plan[name].sources.megatron_prefix or placeholder(name) for name in plan.names}
-        check_prefixes(prefixes)
+        prefixes = prefixes_of(self.name, plan)
         several = len(plan.phases) > 1
-        samples = self._samples(plan)
-        settled = [
-            settle(mixture, dict.fromkeys(plan.names, 1 / n), self.tail)
-            for n, (_, mixture) in zip(samples, plan.phases, strict=True)
-        ]
+        samples = samples_of_phases(self.name, plan, self.sequence, self.batch)
+        settled = settle_phases(self, plan, samples)
         names = [f"blend_{k}.txt" if several else "blend.txt" for k in range(len(settled))]
         blends = {
             name: "".join(f"{number(p)} {prefixes[domain]}\n" for domain, p in phase.mixture.items())
@@ -84,33 +85,14 @@ class Megatron:
     def read_back(self, out: Path) -> dict[str, float]:
         """Shares of the samples that the builder requests of each prefix."""
         numbers = read_numbers(out)
-        domains = {prefix: name for name, prefix in numbers["prefixes"].items()}
-        drawn: dict[str, int] = {}
+        drawn: Counter[str] = Counter()
         for phase in numbers["phases"]:
             text = (out / phase["file"]).read_text(encoding="utf-8")
-            for prefix, count in samples_of(text.split(), phase["samples"]).items():
-                drawn[domains[prefix]] = drawn.get(domains[prefix], 0) + count
-        total = sum(drawn.values())
-        return {name: count / total for name, count in drawn.items()}
-
-    def _samples(self, plan: Plan) -> list[int]:
-        if len(plan.phases) == 1:
-            return [math.ceil(plan.target_tokens / self.sequence)]
-        per_iteration = self.sequence * self.batch
-        starts = [round(start / per_iteration) for start, _ in plan.phases]
-        samples = [
-            self.batch * (end - start)
-            for start, end in pairwise([*starts, math.ceil(plan.target_tokens / per_iteration)])
-        ]
-        if min(samples) < self.batch:
-            raise ExportError(f"megatron: a phase is shorter than one iteration of {per_iteration:,} tokens.")
-        return samples
+            drawn.update(samples_of(text.split(), phase["samples"]))
+        return shares_of(drawn, numbers["prefixes"])
 
     def _notes(self, plan: Plan, samples: Sequence[int], settled: Sequence[Settled]) -> list[str]:
-        notes = [f"One sample is {self.sequence} tokens, so shares of samples are shares of tokens."]
-        notes += left_out(settled)
-        if not all(domain.sources.megatron_prefix for domain in plan.domains):
-            notes.append("Prefixes `data/<name>_text_document` are placeholders: put yours, without .bin or .idx.")
+        notes = [unit_note(self.sequence), *left_out(settled), *placeholders(plan)]
         for k, (start, _) in enumerate(plan.phases[1:], start=1):
             iteration = sum(samples[:k]) // self.batch
             notes.append(
@@ -118,37 +100,17 @@ class Megatron:
             )
         return [
             *notes,
-            "`--split 990,8,2` keeps 1 % of each dataset for validation; its epochs rise by as much.",
+            *split_notes(plan),
             "If building the blend ends in an IndexError, raise `--mid-level-dataset-surplus` above 0.005.",
             "`--dataloader-fast-cache-load` needs the form by split: put the words into the train list of a JSON file.",
             "A blend that is changed on resume sees samples again or never, except at a phase transition.",
         ]
 
 
-def placeholder(name: str) -> str:
-    """Where a domain is expected when nobody said."""
-    return f"data/{folder(name)}_text_document"
-
-
-def check_prefixes(prefixes: Mapping[str, str]) -> None:
-    """Raises ExportError for prefixes that a blend file cannot hold."""
-    for name, prefix in prefixes.items():
-        if not prefix.isprintable() or any(c.isspace() for c in prefix):
-            raise ExportError(
-                f"megatron: prefix {prefix!r} of {name!r} has white space, at which blend files are split."
-            )
-        if prefix.endswith((".bin", ".idx")):
-            raise ExportError(f"megatron: prefix {prefix!r} of {name!r} must come without .bin or .idx.")
-    if len(set(prefixes.values())) < len(prefixes):
-        raise ExportError("megatron: two domains share one prefix. Give each its own megatron_prefix.")
-    if len(prefixes) > LARGEST_BLEND:
-        raise ExportError(f"megatron: at most {LARGEST_BLEND} datasets in a blend (got {len(prefixes)}).")
-
-
 def launch(numbers: Mapping[str, Any], out: Path) -> list[str]:
     """The flags of each launch; a schedule is launched once per phase and stops by itself in between."""
     phases = numbers["phases"]
-    flags = ["--split", "990,8,2", "--seq-length", str(numbers["sequence"])]
+    flags = ["--split", SPLIT, "--seq-length", str(numbers["sequence"])]
     flags += ["--train-samples", str(sum(phase["samples"] for phase in phases))]
     if len(phases) > 1:
         ends = [sum(p["samples"] for p in phases[:k]) // numbers["batch"] for k in range(1, len(phases))]
@@ -181,8 +143,7 @@ def samples_of(words: Sequence[str], size: int) -> dict[str, int]:
         raise ExportError(f"megatron: the blend is read as {len(prefixes)} prefixes without weights.")
     if not all(weight > 0 for weight in weights) or len(prefixes) > LARGEST_BLEND:
         raise ExportError("megatron: a blend needs weights above 0 and fewer than 32767 datasets.")
-    shares = (np.array(weights) / np.sum(weights)).tolist()
-    return {prefix: math.ceil(size * share) for prefix, share in zip(prefixes, shares, strict=True)}
+    return drawn_of(prefixes, weights, size)
 
 
 def _weight(word: str) -> float | None:

@@ -26,6 +26,7 @@ from mixopt.backends.base import (
     quoted,
     read_numbers,
     readme,
+    refuse_schedule,
     settle,
     write,
 )
@@ -50,11 +51,7 @@ class OlmoCore:
 
     def export(self, plan: Plan, out: Path) -> list[Path]:
         """Write `sources.yaml`. Raises ExportError for schedules and for paths that it would take for globs."""
-        if len(plan.phases) > 1:
-            raise ExportError(
-                f"olmo-core: its source mixtures are one for the whole run, this plan has {len(plan.phases)} phases. "
-                "Export it with megatron or streaming, or recommend a static mixture."
-            )
+        refuse_schedule(plan, self.name, "its source mixtures are one for the whole run")
         files = {domain.name: files_of(domain) for domain in plan.domains}
         one = self.sequence / plan.target_tokens
         least = {name: one if max(held.values()) >= self.sequence else math.inf for name, held in files.items()}
@@ -91,7 +88,11 @@ class OlmoCore:
     def _notes(self, plan: Plan, settled: Settled) -> list[str]:
         guessed = [name for name in settled.mixture if not holds_all(plan[name]) and not plan[name].sources.npy]
         partly = [name for name in guessed if plan[name].sources.shards]
-        notes = [*left_out([settled]), "max_repetition_ratio is the epochs that the run needs, rounded up."]
+        notes = [
+            *left_out([settled]),
+            "max_repetition_ratio is the epochs that the run needs, rounded up.",
+            "Of a pass that is not whole, the beginning of each file is read: shuffle documents before they are tokenized.",
+        ]
         if guessed:
             notes.append("Paths `data/<name>/*.npy` are placeholders: put your token files there.")
         if partly:

@@ -5,7 +5,8 @@
 
 `small` are the parameters that the small size's runs gave, sd_m is the small size's spread, and eps is kept. Widths are
 those of `effdata`'s own priors times `drift`; they are wide for c and log A and narrower for the rest: sizes differ more in
-the level of a loss than in which data help it. From two runs of the large size on.
+the level of a loss than in which data help it. The width of c is at least the step in level between the sizes: where that is
+many times what mixtures change, everything else would bend to explain it. From two runs of the large size on.
 
 Shapes: R runs, N candidates, D domains, M metrics, P = 4 + 2 D parameters: c, log A, log alpha, log e, log w [D], logit
 gamma [D].
@@ -15,13 +16,14 @@ Source: ours.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
 from mixopt.errors import SwarmError
-from mixopt.laws.base import check_runs
+from mixopt.laws.base import Curve, Law, check_runs
 from mixopt.laws.effdata import EffData
 from mixopt.laws.effective import EACH, HEAD
 from mixopt.laws.shapes import Fitted, Shape, fit_scaled
@@ -34,7 +36,7 @@ OF_EFFDATA = (1, 0, 3, 2)  # c, log A, log alpha, log e in its theta_
 
 @dataclass
 class Transfer:
-    """The effective-data law of a small size, moved by a few runs of a larger one.
+    """The effective-data law of a small size, moved by a few runs of a larger one: convex and smooth as that one is.
 
     Learned: fitted_.
     """
@@ -64,8 +66,11 @@ class Transfer:
         prior_MP = theta_MP[:, [*OF_EFFDATA, *range(len(HEAD), shared)]]
         self.eps_ = np.exp(theta_MP[0, shared:])
         width_P = np.array([*(HEAD[k][1] for k in OF_EFFDATA), *(EACH[k][1] for k in range(2) for _ in range(domains))])
-        shape = Shape(_value, _slopes, prior_MP, np.broadcast_to(self.drift * width_P, prior_MP.shape))
         unit_M, z_RM = self.small.scale_, (Y_RM - self.small.centre_) / self.small.scale_
+        width_MP = np.tile(self.drift * width_P, (len(prior_MP), 1))
+        step_M = ((Y_RM - self.small.predict(X_RD).reshape(Y_RM.shape)) / unit_M).mean(axis=0)
+        width_MP[:, 0] = np.hypot(width_MP[:, 0], step_M)
+        shape = Shape(_value, _slopes, prior_MP, width_MP)
         log_RD = self._features(X_RD)
         theta_MP, posterior = fit_scaled(shape, prior_MP[None], log_RD, z_RM, 0)
         self.fitted_ = Fitted(shape, log_RD, theta_MP, posterior, self.small.centre_, unit_M)
@@ -74,6 +79,30 @@ class Transfer:
     def predict(self, X_ND: FloatArray, return_std: bool = False) -> Any:
         """Metrics [N] or [N, M], as in `fit`; with `return_std` also the standard deviation of a new run's."""
         return self.fitted_.predict(self._features(X_ND), self.single_, return_std)
+
+    def gradient(self, X_ND: FloatArray) -> FloatArray:
+        """Derivatives [N, M, D] of the metrics by each proportion."""
+        return self._moved().gradient(X_ND)
+
+    def curve(self, weights_M: FloatArray) -> Curve:
+        """The weighted mean of the metrics with its derivatives, for exact optima."""
+        return self._moved().curve(weights_M)
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[Law]:
+        """Copies whose parameters are drawn from the posterior: what the larger size's runs leave open."""
+        laws: list[Law] = []
+        for fitted in self.fitted_.draw(rng, count):
+            laws.append(law := copy.copy(self))
+            law.fitted_ = fitted
+        return laws
+
+    def _moved(self) -> EffData:
+        """The small size's law with the parameters of this one: for values and derivatives, not for deviations."""
+        theta_MP, law = self.fitted_.theta_MP, copy.copy(self.small)
+        head_MP = theta_MP[:, np.argsort(OF_EFFDATA)]
+        eps_MD = np.broadcast_to(np.log(self.eps_), (len(theta_MP), len(self.eps_)))
+        law.theta_ = np.hstack([head_MP, theta_MP[:, len(HEAD) :], eps_MD])
+        return law
 
     def _features(self, X_ND: FloatArray) -> FloatArray:
         """log(p + eps) [N, D]."""

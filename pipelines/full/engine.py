@@ -13,7 +13,7 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from olmo_core.config import DType
 from olmo_core.data import DataLoaderBase
+from olmo_core.distributed.checkpoint import load_keys
 from olmo_core.distributed.parallel import DataParallelType
 from olmo_core.distributed.utils import init_distributed
 from olmo_core.nn.feed_forward import FeedForwardConfig
@@ -312,6 +313,11 @@ def join(course: Course) -> None:
     """Join the process group that torchrun's environment describes; CPU tensors travel beside those of GPUs."""
     backend = "cpu:gloo,cuda:nccl" if course.full.launch.device == "cuda" else "cpu:gloo"
     init_distributed(backend=backend, shared_filesytem=True)
+
+
+def tensors(checkpoint: Path, names: Sequence[str]) -> Iterator[Tensor]:
+    """Weights of a checkpoint by the engine's names, whole, outside of any process group."""
+    yield from load_keys(checkpoint / "model_and_optim", [f"model.{name}" for name in names])
 
 
 def leave() -> None:

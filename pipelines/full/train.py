@@ -104,4 +104,5 @@ def ended(course: Course, record: Mapping[str, Any]) -> list[str]:
     return [
         f"{record['model']}: {record['tokens']:,} tokens in {record['seconds']:,.0f} s. Held-out bits per byte: {rows}.",
         f"Record: {course.folder / RECORD}; checkpoints: {course.checkpoints}",
+        f"For Hugging Face transformers: mixopt weights {course.searched.directory}",
     ]

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mixopt.yaml_text import dump_yaml
-from pipelines.full.course import LOCK
+from pipelines.full.course import LOCK, load
 from pipelines.full.events import read
 from pipelines.full.saved import set_damaged_aside, sound
 from pipelines.full.train import prepare
@@ -99,6 +100,24 @@ def test_it_learns_and_says_so(runs: dict[str, Path]) -> None:
     assert sorted(p.name for p in (runs["static"] / "full" / "checkpoints").glob("step*")) == ["step12", "step16"]
     assert events[0]["world_size"] == 2
     assert events[-1] == {"kind": "end", "step": 16, "tokens": 8192}
+
+
+def test_transformers_reads_the_weights(runs: dict[str, Path], tmp_path: Path) -> None:
+    """A Llama of another implementation finds the held-out losses that the engine measured last."""
+    transformers = pytest.importorskip("transformers")
+    arguments = ["weights", str(runs["static"]), "--out", str(tmp_path / "hf"), "--shard", "2_000_000", "--json"]
+    command = [sys.executable, "-m", "pipelines", *arguments]
+    found = subprocess.run(command, check=True, cwd=ROOT, env=ENVIRONMENT, timeout=SECONDS, capture_output=True)
+    files = {Path(file).name for file in json.loads(found.stdout.splitlines()[-1])["files"]}
+    assert {"model-00001-of-00003.safetensors", "model.safetensors.index.json", "config.json"} <= files
+    model = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "hf")
+    course = load(runs["static"])
+    for name in course.names:
+        rows = torch.from_numpy(course.store.held_out(name, course.full.valid_tokens).astype(np.int64))
+        with torch.no_grad():
+            logits = model(rows[:, :-1]).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+        assert float(loss) == pytest.approx(record(runs["static"])["metrics"][f"loss/{name}"], abs=1e-5)
 
 
 def test_proportions_change_where_they_shall(runs: dict[str, Path]) -> None:

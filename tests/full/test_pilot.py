@@ -15,7 +15,9 @@ import torch
 from mixopt.errors import RunFailed
 from mixopt.mixture import Mixture, Segment
 from mixopt.policy import Feedback, Signal, Train, Valid
-from pipelines.full.course import Course
+from mixopt.progress import Silent
+from pipelines import feedback
+from pipelines.full.course import EVENTS, LOCK, RECORD, Course
 from pipelines.full.evaluate import HeldOut
 from pipelines.full.events import Events, read
 from pipelines.full.pilot import Pilot
@@ -121,6 +123,19 @@ def test_held_out_losses_and_their_units(course: Make, tmp_path: Path) -> None:
     assert (record["tokens"], record["trace"]) == (8192, [[0, dict(run.plan.mixture)]])
     assert sum(record["drawn"].values()) == 8192
     assert record["epochs"]["law"] == pytest.approx(record["drawn"]["law"] / (run.store.blocks("law") * 64))
+
+
+def test_feedback_reads_the_record(course: Make, run_dir: Path) -> None:
+    run = course(feed={"policy": "static"})
+    run.folder.mkdir()
+    pilot, _ = fly(run, run.folder / EVENTS)
+    (run.folder / LOCK).write_text(run.lock())
+    (run.folder / RECORD).write_text(json.dumps(pilot.record()))
+    found = feedback.run(run_dir, [], Silent())
+    assert found["run"]["mixture"] == dict(run.plan.mixture)
+    assert found["run"]["fixed"] is True
+    assert found["run"]["metrics"] == {f"bpb/{name}": pilot.record()["metrics"][f"bpb/{name}"] for name in run.names}
+    assert found["step"] is None  # the search's method has no law
 
 
 @pytest.mark.parametrize("part", [0.25, 1.0])
