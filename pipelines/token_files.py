@@ -215,7 +215,10 @@ def find(domain: str, pattern: str, dtype: str | None) -> list[Given]:
     givens = [found[path] for path in sorted(found)]
     types = {given.dtype: given for given in reversed(givens)}
     if len(types) > 1:
-        said = ", ".join(f"{given.dtype} in {Path(given.path or given.where).name}" for given in types.values())
+        said = ", ".join(
+            f"{given.dtype} in {Path(given.path or given.where).name}"
+            for _, given in sorted(types.items(), key=lambda item: item[1].path or item[1].where)
+        )
         raise DataError(f"{where}: its files have ids of several types ({said}). Make a domain of each type.")
     return givens
 
